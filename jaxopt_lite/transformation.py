@@ -1,0 +1,243 @@
+"""``@transformation`` makes a factory's result a value; ``elementwise`` lifts a rule for one leaf to trees.
+
+An optimizer is written for one leaf::
+
+    def rule(g, p, s, mu):              # gradient, parameter, scalars of this step, then the state's slots
+        mu = decay * mu + g
+        return mu, mu                   # the update, then the new slots
+
+    return elementwise(rule, TraceState)
+
+``compose.chain`` joins the rules of adjacent stages into one, so that a chain is traced once per shape of a
+leaf (an inner ``jax.jit``) and intermediate results stay in float32.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_lite import checks, tree
+from jaxopt_lite.call import bind, rebuild
+
+
+class Transformation(optax.GradientTransformationExtraArgs):
+    """An optax gradient transformation that is also a value: it prints as its call, compares, hashes, pickles."""
+
+    call: Any
+    stages: Any
+
+    def __new__(cls, init, update, call=None, stages=None):
+        self = super().__new__(cls, init, update)
+        self.call, self.stages = call, stages
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.call) if self.call else tuple.__repr__(self)
+
+    def __eq__(self, other: object) -> bool:
+        if self.call is None or not isinstance(other, Transformation):
+            return tuple.__eq__(self, other)
+        return self.call == other.call
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.call) if self.call else tuple.__hash__(self)
+
+    def __reduce__(self):
+        if self.call is None:
+            raise TypeError("a transformation pickles only when its factory stands under @transformation")
+        return rebuild, (self.call.make, self.call.args, self.call.kwargs)
+
+
+def transformation(factory: Callable) -> Callable[..., Transformation]:
+    """Decorator for a factory that returns any optax-protocol pair ``init, update``.
+
+    The result is a ``Transformation``; ``update`` ignores extra arguments that the pair does not take, and
+    raises ``ValueError`` when the updates differ from the parameters in structure or shape.
+
+    >>> @transformation
+    ... def halve(times=1):
+    ...     return optax.scale(0.5**times)
+    >>> halve(times=2)
+    halve(times=2)
+    >>> halve(2) == halve(times=2) != halve()
+    True
+    """
+
+    @functools.wraps(factory)
+    def make(*args, **kwargs):
+        call = bind(make, args, kwargs)
+        made = optax.with_extra_args_support(factory(*args, **kwargs))
+        update = getattr(made.update, "unchecked", made.update)
+        return Transformation(made.init, checked(make.__name__, update), call, getattr(made, "stages", None))
+
+    return make
+
+
+def checked(name: str, update: Callable) -> Callable:
+    """``update`` after a check that every gradient has its parameter's place and shape."""
+
+    def checked_update(updates, state, params=None, **extra):
+        if params is not None:
+            checks.same_tree(f"{name}.update", "updates", updates, "params", params)
+        return update(updates, state, params, **extra)
+
+    checked_update.unchecked = update  # type: ignore[attr-defined]
+    return checked_update
+
+
+class Stage(NamedTuple):
+    """A leaf rule and how its state is laid out; see ``elementwise``."""
+
+    rule: Callable
+    state: type
+    init: Callable
+    scalars: Callable | None
+    reads_params: bool
+    reads_tree: bool
+    mask: Any
+
+    @property
+    def name(self) -> str:
+        """The factory in which the rule stands, for messages."""
+        return self.rule.__qualname__.split(".")[0]
+
+    @property
+    def counts(self) -> bool:
+        """Whether the state counts steps."""
+        return "count" in self.state._fields  # type: ignore[attr-defined]
+
+    @property
+    def slots(self) -> list[str]:
+        """The state's fields that hold one array per leaf."""
+        return [field for field in self.state._fields if field != "count"]  # type: ignore[attr-defined]
+
+    def init_state(self, params: Any) -> Any:
+        """Count 0 and fresh slots, sharded like the parameters."""
+        leaves, treedef = jax.tree.flatten(params)
+        rows = [tuple(self.init(leaf)) for leaf in leaves]
+        trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(self.slots)}
+        if self.counts:
+            trees["count"] = jnp.zeros([], jnp.int32)
+        return self.state(**trees)
+
+
+def elementwise(
+    rule: Callable,
+    state: type = optax.EmptyState,
+    *,
+    init: Callable | None = None,
+    scalars: Callable | None = None,
+    reads_params: bool = False,
+    reads_tree: bool = False,
+    mask: Any = None,
+) -> Transformation:
+    """Lift a rule for one leaf to any tree of parameters.
+
+    Args:
+      rule: ``rule(g, p, s, *slots) -> (u, *slots)``. All arrays come in the compute dtype (float32 for 16
+        bits); the update returns in the gradient's dtype and the slots in their stored dtype.
+      state: a NamedTuple class; a field ``count`` counts steps, every other field is a slot.
+      init: ``init(leaf) -> slots``, from an array or ``ShapeDtypeStruct``; by default zeros (``tree.zeros``).
+      scalars: ``scalars(t, updates) -> s``, once per step; t = 1, 2, … is this step (``None`` without count).
+      reads_params: the rule needs ``p``, so ``update`` raises without ``params``; otherwise ``p`` is ``None``.
+      reads_tree: ``scalars`` looks at the updates, so they must be complete before this stage.
+      mask: where False the stage lets the leaf pass; only for rules without slots.
+    """
+    width = len(state._fields) - ("count" in state._fields)  # type: ignore[attr-defined]
+    init = init or (lambda leaf: tuple(tree.zeros(leaf) for _ in range(width)))
+    if mask is not None and width:
+        raise ValueError(
+            "elementwise: mask is for rules without slots, wrap the transformation in masked(...)"
+        )
+    stage = Stage(rule, state, init, scalars, reads_params, reads_tree, mask)
+    group = Group((stage,))
+
+    def update(updates, state, params=None, **extra):
+        updates, (state,) = group.update(updates, [state], params)
+        return updates, state
+
+    return Transformation(stage.init_state, update, None, stage)
+
+
+class Group:
+    """Adjacent stages run as one leaf rule; only the first may look at the whole tree of updates."""
+
+    def __init__(self, stages: tuple[Stage, ...]):
+        self.stages = stages
+        self.reads_params = any(stage.reads_params for stage in stages)
+        self.name = next((stage.name for stage in stages if stage.reads_params), stages[0].name)
+        self.leaf = jax.jit(self._leaf, static_argnums=4)
+
+    def update(self, updates: Any, states: list, params: Any) -> tuple[Any, list]:
+        """One step: the scalars once, then the joined rule on every leaf that has a gradient."""
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=tree.is_none)
+        if params is None and self.reads_params:
+            raise ValueError(f"{self.name}.update: params is None, expected the tree of parameters")
+        ps = treedef.flatten_up_to(params) if self.reads_params else [None] * len(leaves)
+        pairs = list(zip(self.stages, states, strict=True))
+        counts = [optax.safe_increment(state.count) if stage.counts else None for stage, state in pairs]
+        scalars = tuple(
+            stage.scalars(t, updates) if stage.scalars else None
+            for stage, t in zip(self.stages, counts, strict=True)
+        )
+        rows = list(zip(*(self._slots(*pair, treedef) for pair in pairs), strict=True))
+        active = list(zip(*(self._active(stage, updates, params) for stage in self.stages), strict=True))
+        new = [
+            (None, row) if g is None else self.leaf(g, p, scalars, row, on)
+            for g, p, row, on in zip(leaves, ps, rows, active, strict=True)
+        ]
+        rebuilt = [
+            self._rebuild(stage, t, [row[k] for _, row in new], treedef)
+            for k, (stage, t) in enumerate(zip(self.stages, counts, strict=True))
+        ]
+        return treedef.unflatten([u for u, _ in new]), rebuilt
+
+    def _leaf(self, g, p, scalars, row, active):
+        """The stages' rules on one leaf, in float32 or better from end to end."""
+        dtype = jnp.result_type(jnp.float32, g.dtype, *(x.dtype for slots in row for x in slots))
+        u, p, scalars = jax.tree.map(lambda x: _widen(x, dtype), (g, p, scalars))
+        new = []
+        for stage, s, slots, on in zip(self.stages, scalars, row, active, strict=True):
+            if on:
+                u, *values = stage.rule(u, p, s, *(_widen(x, dtype) for x in slots))
+                slots = tuple(_like(v, x) for v, x in zip(values, slots, strict=True))
+            new.append(slots)
+        return _like(u, g), tuple(new)
+
+    def _slots(self, stage, state, treedef) -> list[tuple]:
+        """One tuple of the stage's slots for each leaf."""
+        columns = [treedef.flatten_up_to(getattr(state, field)) for field in stage.slots]
+        return list(zip(*columns, strict=True)) if columns else [()] * treedef.num_leaves
+
+    def _active(self, stage, updates, params) -> list[bool]:
+        """For each leaf, whether the stage acts on it."""
+        if stage.mask is None:
+            return [True] * len(jax.tree.leaves(updates, is_leaf=tree.is_none))
+        mask = stage.mask(updates if params is None else params) if callable(stage.mask) else stage.mask
+        return [bool(on) for on in tree.broadcast_prefix(mask, updates)]
+
+    def _rebuild(self, stage, count, rows, treedef):
+        trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(stage.slots)}
+        return stage.state(**trees) if count is None else stage.state(count=count, **trees)
+
+
+def _widen(x, dtype):
+    """``x`` in the compute dtype; real arrays stay real beside complex ones, integers and bools stay."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    real = not jnp.issubdtype(x.dtype, jnp.complexfloating)
+    return x.astype(jnp.finfo(dtype).dtype if real else dtype)
+
+
+def _like(value, old):
+    """``value`` in the dtype in which ``old`` is kept; another shape would mean a gradient that does not fit."""
+    if value.shape != old.shape:
+        raise ValueError(f"update: the gradient gives shape {value.shape} where the state has {old.shape}")
+    return value.astype(old.dtype)

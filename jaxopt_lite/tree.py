@@ -1,0 +1,106 @@
+"""Arithmetic over pytrees that is right in 16 bits and at extreme magnitudes."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def is_none(x: Any) -> bool:
+    """``None`` stands for "no gradient here": it is kept as a leaf, and its parameter stays as it is."""
+    return x is None
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Every floating leaf in ``dtype``; integer leaves stay."""
+    convert = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    return jax.tree.map(convert, tree)
+
+
+def moment_dtype(leaf: Any) -> jnp.dtype:
+    """The dtype in which an accumulator for ``leaf`` is kept: float32 for 16 bits, else the leaf's own."""
+    return jnp.promote_types(leaf.dtype, jnp.float32)
+
+
+def zeros(tree: Any, dtype: Any = None) -> Any:
+    """Accumulators of 0, one per leaf, sharded like it; ``dtype`` defaults to ``moment_dtype``."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=dtype or moment_dtype(x)), tree)
+
+
+def broadcast_prefix(prefix: Any, tree: Any) -> list:
+    """One value of ``prefix`` for each leaf of ``tree`` (``None`` counts as a leaf), in order."""
+    values: list = []
+    spread = lambda value, part: values.extend([value] * len(jax.tree.leaves(part, is_leaf=is_none)))
+    jax.tree.map(spread, prefix, tree, is_leaf=is_none)
+    return values
+
+
+def vdot(a: Any, b: Any) -> jax.Array:
+    """Σ conj(aᵢ)·bᵢ over all leaves, accumulated in float32 or better.
+
+    >>> vdot({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, 4.0])}).item()
+    11.0
+    """
+    one = lambda x, y: jnp.sum(_wide(x).conj() * _wide(y))
+    return sum(jax.tree.leaves(jax.tree.map(one, a, b)), start=jnp.float32(0))
+
+
+def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
+    """√(Σ |xᵢ|²) over all leaves, in float32 or better, for entries of any magnitude.
+
+    One pass when the sum of squares is a comfortable number; only otherwise (lax.cond) a second one that
+    divides by a power of two near the largest entry first. The gradient at 0 is 0. ``axis_name`` sums over
+    a mesh axis as well: each device holds other entries.
+
+    >>> norm([jnp.full(4, 1e20), jnp.zeros(2)]).item() == jnp.float32(2e20)
+    True
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.float32(0)
+    total = _sum_of_squares(leaves, axis_name)
+    info = jnp.finfo(total.dtype)
+    # Where squares that underflow cannot matter and none overflows. A sum of exactly 0 may be either.
+    comfortable = (total > info.tiny * 2.0**56) & (total < info.max * 2.0**-8)
+    return jax.lax.cond(comfortable, lambda _: safe_sqrt(total), lambda x: _scaled_norm(x, axis_name), leaves)
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """√x for x ≥ 0 with derivative 0, not inf, at 0; NaN stays NaN."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), jax.lax.stop_gradient(x))
+
+
+def abs2(x: jax.Array) -> jax.Array:
+    """|x|², real also for complex x."""
+    return x.real * x.real + x.imag * x.imag if jnp.iscomplexobj(x) else x * x
+
+
+def abs_bound(x: jax.Array) -> jax.Array:
+    """The largest of the real and imaginary magnitudes: |x| up to √2, without squaring."""
+    return jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag)) if jnp.iscomplexobj(x) else jnp.abs(x)
+
+
+def _wide(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(moment_dtype(x))
+
+
+def _sum_of_squares(leaves: list, axis_name: Any) -> jax.Array:
+    total = sum(jnp.sum(abs2(_wide(x))) for x in leaves)
+    return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+
+def _scaled_norm(leaves: list, axis_name: Any) -> jax.Array:
+    tops = [jnp.max(abs_bound(_wide(x)), initial=0) for x in leaves]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    if axis_name is not None:
+        top = jax.lax.pmax(top, axis_name)
+    usable = jnp.isfinite(top) & (top > 0)
+    # A power of two, so that dividing is exact; kept off the ends so that neither it nor 1/it overflows.
+    _, exponent = jnp.frexp(jnp.where(usable, top, 1))
+    limit = jnp.finfo(top.dtype).maxexp - 4
+    scale = jnp.ldexp(jnp.ones_like(top), -jnp.clip(exponent, -limit, limit))
+    total = _sum_of_squares([_wide(x) * scale.astype(_wide(x).real.dtype) for x in leaves], axis_name)
+    return safe_sqrt(total) / scale
