@@ -68,7 +68,8 @@ def valid_or_nan(losses: jax.Array, labels: jax.Array, num_classes: int) -> jax.
 
 def pick(values: jax.Array, labels: jax.Array) -> jax.Array:
     """``values[..., label]``; 0 for a label that is no class."""
-    chosen = jnp.arange(values.shape[-1], dtype=labels.dtype) == labels[..., None]
+    ids = jax.lax.broadcasted_iota(labels.dtype, values.shape, values.ndim - 1)
+    chosen = ids == labels[..., None]
     return jnp.sum(jnp.where(chosen, values, 0), axis=-1)
 
 

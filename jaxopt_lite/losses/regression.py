@@ -181,7 +181,8 @@ def quantile_loss(
     checks.between("quantile_loss", "quantile", quantile, 0, 1, open_low=True, open_high=True)
     errors = _errors("quantile_loss", predictions, targets, where, weights)
     quantile = option("quantile_loss", "quantile", quantile, errors.shape, errors.dtype)
-    losses: jax.Array = quantile * jax.nn.relu(-errors) + (1 - quantile) * jax.nn.relu(errors)
+    over, under = jax.nn.relu(errors), jax.nn.relu(-errors)
+    losses = jnp.asarray(quantile * under + (1 - quantile) * over)
     return reduced("quantile_loss", losses, where, weights, reduction)
 
 
