@@ -1,0 +1,325 @@
+"""Logits of an output head, block by block: the statistics of each row, and the gradient through them.
+
+Nothing here holds the ``[N, V]`` logits. Two algorithms share the same block functions:
+
+* ``row_stats`` streams blocks of the vocabulary past all tokens (online softmax) and recomputes them in the
+  backward pass: 8·N·H·V operations, any cotangent, least memory [1];
+* ``fused_loss`` visits chunks of tokens and forms their gradient while their logits are at hand:
+  6·N·H·V operations, one scalar result only [2].
+
+Symbols: ``x [N, H]`` hidden states, ``w [H, V]`` head, ``b [V]`` bias, ``y [N]`` labels, ``z`` logits.
+
+[1] Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025, arXiv:2411.09009.
+[2] Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, arXiv:2410.10989.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+Stats = dict[str, jax.Array]  # [N] each: "lse", "label", and where wanted "sum", "entropy", "argmax", "max"
+Bias = jax.Array | None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is fixed when the program is traced: how logits follow from hidden states, and how to walk them."""
+
+    softcap: float | None = None
+    temperature: float = 1.0
+    transpose: bool = False  # the kernel is [V, H]
+    columns: int = 1  # of the vocabulary in one block of row_stats
+    tokens: int = 1  # in one chunk of fused_loss
+    want: tuple[str, ...] = ()  # statistics beyond "lse" and "label"
+    axis_name: Any = None  # the mesh axis over which the vocabulary is sharded, under shard_map
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    @property
+    def vocabulary_axis(self) -> int:
+        """The axis of the kernel along which the vocabulary runs."""
+        return 0 if self.transpose else 1
+
+
+# --- walking ------------------------------------------------------------------------------------------------
+
+
+def over_blocks(body: Callable, carry: Any, total: int, size: int) -> Any:
+    """``carry ← body(start, width, carry)`` over consecutive blocks; the last is narrower, none is padded."""
+    full, rest = divmod(total, size)
+    if full == 1:
+        carry = body(0, size, carry)
+    elif full:
+        carry = lax.fori_loop(0, full, lambda i, c: body(i * size, size, c), carry)
+    return body(full * size, rest, carry) if rest else carry
+
+
+def alike(*arrays: Any) -> Any:
+    """Under shard_map, mark the arrays as varying over every axis that one of them varies over.
+
+    The transpose of that mark is the sum over the axis, so each gradient is reduced once, after the loop.
+    """
+    axes = frozenset[Any]().union(*(varying(a) for a in jax.tree.leaves(arrays)))
+    return jax.tree.map(lambda a: vary(a, axes), arrays)
+
+
+def varying(a: jax.Array) -> frozenset:
+    """The mesh axes over which ``a`` varies inside shard_map."""
+    return jax.typeof(a).manual_axis_type.varying
+
+
+def vary(a: jax.Array, axes: frozenset) -> jax.Array:
+    """``a`` marked as varying over ``axes`` (outside shard_map there are none, and nothing happens)."""
+    missing = tuple(axes - varying(a))
+    return lax.pcast(a, missing, to="varying") if missing else a
+
+
+def part(a: Any, start: Any, width: int, axis: int = 0) -> Any:
+    """``width`` entries of one axis from ``start`` on; ``None`` stays ``None``."""
+    return None if a is None else lax.dynamic_slice_in_dim(a, start, width, axis)
+
+
+def put(whole: Any, block: jax.Array, start: Any, axis: int = 0) -> Any:
+    """The block written in place, rounded to the dtype of the whole."""
+    return lax.dynamic_update_slice_in_dim(whole, block.astype(whole.dtype), start, axis)
+
+
+# --- products -----------------------------------------------------------------------------------------------
+
+
+def wide(*arrays: Any) -> Any:
+    """The dtype of logits and sums: float32, or float64 when an operand is."""
+    return jnp.result_type(jnp.float32, *(a.dtype for a in arrays if a is not None))
+
+
+def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+    """Matrix product over axis ``over[0]`` of ``a`` and ``over[1]`` of ``b``, accumulated in ``wide``."""
+    operand = jnp.promote_types(a.dtype, b.dtype)
+    axes = (((over[0],), (over[1],)), ((), ()))
+    return lax.dot_general(a.astype(operand), b.astype(operand), axes, preferred_element_type=wide(a, b))
+
+
+def narrow(da: jax.Array, *others: jax.Array) -> jax.Array:
+    """``da`` as an operand: bfloat16 beside bfloat16, which is what matrix units are fast at, else as it is."""
+    return da.astype(jnp.bfloat16) if all(o.dtype == jnp.bfloat16 for o in others) else da
+
+
+def logits(head: Head, x: jax.Array, w: jax.Array, b: Bias) -> jax.Array:
+    """``z = c·tanh((x·w + b) / c) / τ`` in float32 or better."""
+    z = product(x, w, (1, 1 - head.vocabulary_axis))
+    if b is not None:
+        z = z + b.astype(z.dtype)[None, :]
+    if head.softcap is not None:
+        z = head.softcap * jnp.tanh(z / head.softcap)
+    return z if head.temperature == 1 else z / head.temperature
+
+
+def logits_pull(head: Head, z: jax.Array, dz: jax.Array) -> jax.Array:
+    """The cotangent of ``x·w + b`` from that of ``z``: over τ, and times ``1 - (τ·z/c)²`` when capped."""
+    dz = dz if head.temperature == 1 else dz / head.temperature
+    return dz if head.softcap is None else dz * (1 - jnp.square(z * (head.temperature / head.softcap)))
+
+
+def kernel_product(head: Head, x: jax.Array, da: jax.Array) -> jax.Array:
+    """``xᵀ·da``, laid out as the kernel is."""
+    return product(da, x, (0, 0)) if head.transpose else product(x, da, (0, 0))
+
+
+# --- statistics of rows from blocks of their logits ---------------------------------------------------------
+
+
+def first(head: Head, zero: jax.Array) -> Stats:
+    """The state before the first block. Its maximum is finite, so a first block of all -inf does no harm."""
+    carry = {"max": zero + jnp.finfo(zero.dtype).min / 2, "total": zero, "label": zero}
+    carry |= {name: zero for name in ("sum", "entropy") if name in head.want}
+    return carry | ({"argmax": zero.astype(jnp.int32)} if "argmax" in head.want else {})
+
+
+def update(carry: Stats, z: jax.Array, start: Any, y: jax.Array) -> Stats:
+    """One more block: rescale what was summed to the new maximum, add what the block brings."""
+    top = jnp.max(z, axis=1)
+    m = jnp.maximum(carry["max"], top)
+    shrink, d = jnp.exp(carry["max"] - m), z - m[:, None]
+    e = jnp.exp(d)
+    new = {"max": m, "total": carry["total"] * shrink + jnp.sum(e, axis=1)}
+    new["label"] = carry["label"] + jnp.sum(jnp.where(hits(z, start, y), z, 0), axis=1)
+    if "sum" in carry:
+        new["sum"] = carry["sum"] + jnp.sum(z, axis=1)
+    if "entropy" in carry:  # Σ e·(z - m), shifted as m moves, so that nothing large cancels
+        moved = carry["entropy"] + carry["total"] * (carry["max"] - m)
+        new["entropy"] = moved * shrink + jnp.sum(e * finite(d), axis=1)
+    if "argmax" in carry:
+        here = (start + jnp.argmax(z, axis=1)).astype(jnp.int32)
+        new["argmax"] = jnp.where(top > carry["max"], here, carry["argmax"])
+    return new
+
+
+def finish(carry: Stats) -> Stats:
+    """The statistics, once every block is in."""
+    log_total = jnp.log(carry["total"])
+    stats = {name: carry[name] for name in ("label", "sum", "argmax", "max") if name in carry}
+    if "entropy" in carry:
+        stats["entropy"] = log_total - carry["entropy"] / carry["total"]
+    return stats | {"lse": carry["max"] + log_total}
+
+
+def stats_pull(head: Head, z: jax.Array, start: Any, y: jax.Array, stats: Stats, cts: Stats) -> jax.Array:
+    """The cotangent of ``x·w + b`` in one block, from the cotangents of its rows' statistics."""
+    d = z - stats["lse"][:, None]
+    p = jnp.exp(d)
+    dz = cts["lse"][:, None] * p + jnp.where(hits(z, start, y), cts["label"][:, None], 0)
+    if "sum" in cts:
+        dz = dz + cts["sum"][:, None]
+    if "entropy" in cts:  # ∂H/∂z = -p·(log p + H)
+        dz = dz - cts["entropy"][:, None] * p * (finite(d) + stats["entropy"][:, None])
+    return logits_pull(head, z, dz)
+
+
+def hits(z: jax.Array, start: Any, y: jax.Array) -> jax.Array:
+    """Which column of the block is the label's; a label outside the block hits none."""
+    return start + lax.broadcasted_iota(y.dtype, z.shape, 1) == y[:, None]
+
+
+def finite(d: jax.Array) -> jax.Array:
+    """-inf replaced by the least float, since 0·log 0 counts 0."""
+    return jnp.maximum(d, jnp.finfo(d.dtype).min)
+
+
+def combine(head: Head, stats: Stats) -> Stats:
+    """The statistics of whole rows from those of each shard of the vocabulary."""
+    axis = head.axis_name
+    if axis is None:
+        return stats
+    m = finite(lax.pmax(lax.stop_gradient(stats["lse"]), axis))
+    lse = m + jnp.log(lax.psum(jnp.exp(stats["lse"] - m), axis))
+    whole = {name: lax.psum(stats[name], axis) for name in ("label", "sum") if name in stats} | {"lse": lse}
+    if "entropy" in stats:  # H = Σₛ qₛ·(Hₛ - log qₛ), with qₛ the probability of shard s
+        d = stats["lse"] - lse
+        whole["entropy"] = lax.psum(jnp.exp(d) * (stats["entropy"] - finite(d)), axis)
+    if "argmax" in stats:
+        top = lax.stop_gradient(stats["max"])
+        best = jnp.where(top == lax.pmax(top, axis), stats["argmax"], jnp.iinfo(jnp.int32).max)
+        whole["argmax"] = lax.pmin(best, axis)
+    return whole
+
+
+def row_loss(head: Head, stats: Stats, classes: int) -> jax.Array:
+    """``ℓ = lse - (1 - ε)·z_y - (ε/V)·Σ z + λ·lse²``."""
+    losses = stats["lse"] - (1 - head.label_smoothing) * stats["label"]
+    if head.label_smoothing:
+        losses = losses - head.label_smoothing / classes * stats["sum"]
+    return losses + head.z_loss * jnp.square(stats["lse"]) if head.z_loss else losses
+
+
+# --- streaming the vocabulary, recomputing it in the backward pass ------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def row_stats(head: Head, x: jax.Array, w: jax.Array, b: Bias, y: jax.Array) -> Stats:
+    """The statistics of every row; ``y`` counts from the first column of ``w``."""
+    zero = vary(jnp.zeros(x.shape[0], wide(x, w)), varying(x))
+    axis, size = head.vocabulary_axis, head.columns
+
+    def body(start, width, carry):
+        z = logits(head, x, part(w, start, width, axis), part(b, start, width))
+        return update(carry, z, start, y)
+
+    return finish(over_blocks(body, first(head, zero), w.shape[axis], size))
+
+
+def _row_stats_forward(head: Head, x, w, b, y):
+    stats = row_stats(head, x, w, b, y)
+    return stats, (x, w, b, y, stats)
+
+
+def _row_stats_backward(head: Head, kept, cts: Stats):
+    x, w, b, y, stats = kept
+    axis, size = head.vocabulary_axis, head.columns
+    zeros = lambda like, dtype: vary(jnp.zeros(like.shape, dtype), varying(x))
+
+    def body(start, width, carry):
+        dx, dw, db = carry
+        columns, bias = part(w, start, width, axis), part(b, start, width)
+        da = stats_pull(head, logits(head, x, columns, bias), start, y, stats, cts)
+        db = None if b is None else put(db, jnp.sum(da, axis=0), start)
+        da = narrow(da, x, w)
+        dx = dx + product(da, columns, (1, axis))
+        return dx, put(dw, kernel_product(head, x, da), start, axis), db
+
+    start = zeros(x, wide(x, w)), zeros(w, w.dtype), None if b is None else zeros(b, b.dtype)
+    dx, dw, db = over_blocks(body, start, w.shape[axis], size)
+    return dx.astype(x.dtype), dw, db, None
+
+
+row_stats.defvjp(_row_stats_forward, _row_stats_backward)
+
+
+# --- visiting the tokens, with the gradient formed on the way -----------------------------------------------
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def fused_loss(head: Head, x, w, b: Bias, y, weights: jax.Array) -> jax.Array:
+    """``Σᵢ weightsᵢ·ℓᵢ``."""
+    stats = combine(head, row_stats(head, x, w, b, y))
+    return weighed(weights, row_loss(head, stats, classes(head, w)))
+
+
+@partial(fused_loss.defjvp, symbolic_zeros=True)
+def _fused_loss_jvp(head: Head, primals, tangents):
+    """The derivative is a constant by now: its product with the tangents transposes to a scaling of it."""
+    x, w, b, y, weights = primals
+    wanted = [t is not None and not isinstance(t, SymbolicZero) for t in tangents[:3]]
+    losses, gradients = chunk_gradients(head, wanted, *primals)
+    parts = [
+        jnp.sum(g * t.astype(g.dtype)) for g, t in zip(gradients, tangents, strict=False) if g is not None
+    ]
+    tangent = sum(parts, jnp.zeros((), losses.dtype))
+    if head.axis_name is not None and parts:
+        tangent = lax.psum(tangent, head.axis_name)
+    if not isinstance(tangents[4], SymbolicZero):
+        tangent = tangent + jnp.vdot(jnp.where(weights != 0, losses, 0), tangents[4])
+    return weighed(weights, losses), tangent
+
+
+def chunk_gradients(head: Head, wanted, x, w, b, y, weights):
+    """``ℓ [N]`` and the gradients of ``Σ weights·ℓ`` in ``x``, ``w``, ``b`` (``None`` where not wanted)."""
+    axis, dtype = head.vocabulary_axis, wide(x, w)
+    zeros = lambda want, shape, dtype: vary(jnp.zeros(shape, dtype), varying(x)) if want else None
+
+    def body(start, width, carry):
+        losses, dx, dw, db = carry
+        xs, ys, ws = part(x, start, width), part(y, start, width), part(weights, start, width)
+        z = logits(head, xs, w, b)
+        zero = vary(jnp.zeros(width, dtype), varying(x))
+        stats = combine(head, finish(update(first(head, zero), z, 0, ys)))
+        ell, back = jax.vjp(lambda s: row_loss(head, s, classes(head, w)), stats)
+        da = stats_pull(head, z, 0, ys, stats, back(ws)[0])
+        db = None if db is None else db + jnp.sum(da, axis=0)
+        da = narrow(da, x, w)
+        dx = None if dx is None else put(dx, product(da, w, (1, axis)), start)
+        dw = None if dw is None else dw + kernel_product(head, xs, da)
+        return put(losses, ell, start), dx, dw, db
+
+    shards = head.axis_name if isinstance(head.axis_name, tuple) else (head.axis_name,)
+    losses = vary(jnp.zeros(x.shape[0], dtype), varying(x) - frozenset(shards))
+    start = [zeros(wanted[0], x.shape, x.dtype), zeros(wanted[1], w.shape, dtype)]
+    start += [zeros(wanted[2], w.shape[axis : axis + 1], dtype)]
+    losses, *gradients = over_blocks(body, (losses, *start), x.shape[0], head.tokens)
+    return losses, gradients
+
+
+def weighed(weights: jax.Array, losses: jax.Array) -> jax.Array:
+    """``Σ w·ℓ``, where a weight of 0 hides even an infinite loss."""
+    return jnp.sum(jnp.where(weights != 0, weights * losses, 0))
+
+
+def classes(head: Head, w: jax.Array) -> int:
+    """The size of the whole vocabulary, all shards together."""
+    shards = 1 if head.axis_name is None else lax.axis_size(head.axis_name)
+    return w.shape[head.vocabulary_axis] * shards
