@@ -3,7 +3,7 @@
 The names used daily stand here; the rest is in ``losses``, ``optimizers``, ``wrappers`` and ``schedules``.
 """
 
-from jaxopt_lite import checks, compose, losses, optimizers, transformation, tree, types, wrappers
+from jaxopt_lite import checks, compose, losses, optimizers, schedules, transformation, tree, types, wrappers
 from jaxopt_lite.compose import apply_updates, chain, freeze, masked, named_chain, partition
 from jaxopt_lite.optimizers import adam, adamw, sgd
 from jaxopt_lite.wrappers import clip, clip_by_global_norm, get_hyperparams, set_hyperparams, tunable
@@ -26,6 +26,7 @@ __all__ = [
     "named_chain",
     "optimizers",
     "partition",
+    "schedules",
     "set_hyperparams",
     "sgd",
     "transformation",

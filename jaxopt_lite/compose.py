@@ -234,5 +234,12 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     [0.5, 2.5]
     """
     checks.same_tree("apply_updates", "updates", updates, "params", params)
-    one = lambda u, p: p if u is None else jnp.asarray(p + u).astype(jnp.asarray(p).dtype)
-    return jax.tree.map(one, updates, params, is_leaf=tree.is_none)
+    return jax.tree.map(_add, updates, params, is_leaf=tree.is_none)
+
+
+def _add(u: Any, p: Any) -> Any:
+    if u is None:
+        return p
+    if isinstance(p, jax.Array) and isinstance(u, jax.Array) and p.dtype == u.dtype:
+        return jax.lax.add(p, u)  # the common case, without the tracing time of dtype promotion
+    return jnp.asarray(p + u).astype(jnp.asarray(p).dtype)

@@ -31,6 +31,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
     stages: Any
 
     def __new__(cls, init, update, call=None, stages=None):
+        """``call`` is what it prints and compares by; ``stages`` what ``chain`` joins (a Stage or Links)."""
         self = super().__new__(cls, init, update)
         self.call, self.stages = call, stages
         return self

@@ -1,6 +1,5 @@
 """Arithmetic over pytrees that is right in 16 bits and at extreme magnitudes."""
 
-import functools
 from typing import Any
 
 import jax
@@ -53,8 +52,8 @@ def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
     divides by a power of two near the largest entry first. The gradient at 0 is 0. ``axis_name`` sums over
     a mesh axis as well: each device holds other entries.
 
-    >>> norm([jnp.full(4, 1e20), jnp.zeros(2)]).item() == jnp.float32(2e20)
-    True
+    >>> f"{norm([jnp.full(4, 1e20), jnp.zeros(2)]):.6g}"
+    '2e+20'
     """
     leaves = jax.tree.leaves(tree)
     if not leaves:
@@ -87,14 +86,25 @@ def _wide(x: Any) -> jax.Array:
     return x.astype(moment_dtype(x))
 
 
-def _sum_of_squares(leaves: list, axis_name: Any) -> jax.Array:
-    total = sum(jnp.sum(abs2(_wide(x))) for x in leaves)
+# Under jit, so that a tree of a thousand equal leaves is traced once.
+@jax.jit
+def _leaf_sum_of_squares(x: jax.Array, scale: jax.Array | None) -> jax.Array:
+    x = _wide(x)
+    return jnp.sum(abs2(x if scale is None else x * scale.astype(x.real.dtype)))
+
+
+@jax.jit
+def _leaf_top(x: jax.Array) -> jax.Array:
+    return jnp.max(abs_bound(_wide(x)), initial=0)
+
+
+def _sum_of_squares(leaves: list, axis_name: Any, scale: jax.Array | None = None) -> jax.Array:
+    total = jnp.sum(jnp.stack([_leaf_sum_of_squares(x, scale) for x in leaves]))
     return total if axis_name is None else jax.lax.psum(total, axis_name)
 
 
 def _scaled_norm(leaves: list, axis_name: Any) -> jax.Array:
-    tops = [jnp.max(abs_bound(_wide(x)), initial=0) for x in leaves]
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    top = jax.lax.stop_gradient(jnp.max(jnp.stack([_leaf_top(x) for x in leaves])))
     if axis_name is not None:
         top = jax.lax.pmax(top, axis_name)
     usable = jnp.isfinite(top) & (top > 0)
@@ -102,5 +112,5 @@ def _scaled_norm(leaves: list, axis_name: Any) -> jax.Array:
     _, exponent = jnp.frexp(jnp.where(usable, top, 1))
     limit = jnp.finfo(top.dtype).maxexp - 4
     scale = jnp.ldexp(jnp.ones_like(top), -jnp.clip(exponent, -limit, limit))
-    total = _sum_of_squares([_wide(x) * scale.astype(_wide(x).real.dtype) for x in leaves], axis_name)
+    total = _sum_of_squares(leaves, axis_name, scale)
     return safe_sqrt(total) / scale

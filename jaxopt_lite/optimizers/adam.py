@@ -14,7 +14,6 @@ from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers.moments import (
     add_under_root,
     bias_correction,
-    divide,
     ema,
     second_moment,
     two_moments,
@@ -29,7 +28,7 @@ class ScaleByAdamState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # real, like |mu|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
 
 
 @transformation
@@ -67,7 +66,7 @@ def scale_by_adam(
         mu = ema(mu, g, b1)
         nu, root = second_moment(nu, g, b2)
         m = b1 * ahead * mu + (1 - b1) * first * g if nesterov else first * mu
-        return divide(m, add_under_root(second * root, eps_root) + eps), mu, nu
+        return m / (add_under_root(second * root, eps_root) + eps), mu, nu
 
     return elementwise(rule, ScaleByAdamState, init=two_moments, scalars=scalars)
 

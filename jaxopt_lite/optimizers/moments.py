@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite.tree import abs2, abs_bound, moment_dtype, safe_sqrt
+from jaxopt_lite.tree import abs2, abs_bound, moment_dtype
 
 
 def two_moments(leaf: Any) -> tuple[jax.Array, jax.Array]:
@@ -23,18 +23,28 @@ def ema(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
 def second_moment(nu: jax.Array, g: jax.Array, b2: Any, weight: Any = None) -> tuple[jax.Array, jax.Array]:
     """One step of v = β₂·v + (1 − β₂)·|g|², as ``(nu, √v)``, finite for gradients up to 1e37 in float32.
 
-    v itself overflows when |g| passes 1.8e19, so ``nu`` holds v while √v ≤ T = 2⁶⁰ ≈ 1e18 and T·√v beyond
-    (T = 2⁵⁰⁸ in float64); such entries are scaled before they are squared. ``weight`` replaces 1 − β₂.
+    v itself overflows when |g| passes 1.8e19. So ``nu`` is v while v ≤ T² and −(v·s²) beyond, where T = 2⁶⁰
+    ≈ 1e18 and s = 2⁻⁶² (2⁵⁰⁸, 2⁻⁵¹⁰ in float64): such entries are scaled before they are squared, and the
+    sign says so. √v is at least the root of the smallest normal number, 1e-19: no division by 0, and a finite
+    derivative. ``weight`` replaces 1 − β₂.
     """
-    top = 2.0 ** (jnp.finfo(nu.dtype).maxexp // 2 - 4)
-    scale = 1 / (4 * top)  # its square is still a normal number: XLA folds x·scale·scale into x·scale²
+    info = jnp.finfo(nu.dtype)
+    top = 2.0 ** (info.maxexp // 2 - 4)
+    s = 1 / (4 * top)
     weight = 1 - b2 if weight is None else weight
-    big = (nu > top * top / 4) | (abs_bound(g) > top / 2)
+    far = (nu < 0) | (abs_bound(g) > top / 2)
     v = b2 * nu + weight * abs2(g)
-    old = jnp.where(nu > top * top, (nu * (scale / top)) ** 2, nu * scale**2)
-    scaled = b2 * old + weight * abs2(g * scale)
-    root = safe_sqrt(jnp.where(big, scaled, v)) * jnp.where(big, 1 / scale, 1.0)
-    return jnp.where(big, root * jnp.minimum(root, top), v), root
+    scaled = b2 * jnp.where(nu < 0, -nu, nu * s**2) + weight * abs2(g * s)
+    nu = jnp.where(far, jnp.where(scaled > (top * s) ** 2, -scaled, scaled / s**2), v)
+    return nu, root_of(nu)
+
+
+def root_of(nu: jax.Array) -> jax.Array:
+    """√v from what ``second_moment`` stores; from the new value alone, so that XLA updates it in place."""
+    info = jnp.finfo(nu.dtype)
+    return jnp.sqrt(jnp.maximum(jnp.abs(nu), info.tiny)) * jnp.where(
+        nu < 0, 2.0 ** (info.maxexp // 2 - 2), 1.0
+    )
 
 
 def add_under_root(root: jax.Array, eps: Any) -> jax.Array:
@@ -43,13 +53,7 @@ def add_under_root(root: jax.Array, eps: Any) -> jax.Array:
         return root
     top = 2.0 ** (jnp.finfo(root.dtype).maxexp // 2 - 4)
     near = jnp.minimum(root, top)
-    return jnp.where(root > top, root, safe_sqrt(near * near + eps))
-
-
-def divide(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a/b, and 0 where b = 0 (a moment that never saw a gradient, with ε = 0)."""
-    zero = b == 0
-    return jnp.where(zero, 0, a / jnp.where(zero, 1, b))
+    return jnp.where(root > top, root, jnp.sqrt(jnp.maximum(near * near + eps, jnp.finfo(root.dtype).tiny)))
 
 
 def bias_correction(decay: Any, t: jax.Array) -> jax.Array:
@@ -70,7 +74,9 @@ def bias_correction(decay: Any, t: jax.Array) -> jax.Array:
 
 
 def _one_minus_exp(x: jax.Array, low: jax.Array) -> jax.Array:
-    """1 − exp(−(x + low)) for x ≥ 0: by its series near 0, since XLA's ``expm1`` is off by up to 5 ulp."""
-    series = [(-1) ** k / math.factorial(k + 2) for k in range(24)]
-    near = x - x * x * jnp.polyval(jnp.asarray(series[::-1], x.dtype), x) + low * jnp.exp(-x)
-    return jnp.where(x < 0.7, near, 1 - jnp.exp(-(x + low)))
+    """1 − exp(−(x + low)) for x ≥ 0: by its tail near 0, since XLA's ``expm1`` is off by up to 5 ulp."""
+    tail = 0.0
+    for k in reversed(range(15)):  # Σ (−x)ᵏ / (k + 2)!
+        tail = 1 / math.factorial(k + 2) - x * tail
+    far = jnp.exp(-x)
+    return jnp.where(x < 0.7, x - x * x * tail + low * far, 1 - far * (1 - low))

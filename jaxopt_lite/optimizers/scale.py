@@ -37,8 +37,8 @@ def scalar_stage(name: str, value: Any, combine: Callable, **options: Any) -> Tr
 def identity():
     """u = g.
 
-    >>> import jaxopt_lite as jol
-    >>> jol.chain(jol.identity(), jol.scale(2.0))
+    >>> from jaxopt_lite import chain
+    >>> chain(identity(), scale(2.0))
     chain(identity(), scale(step_size=2.0))
     """
 
