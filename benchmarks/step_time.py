@@ -8,6 +8,8 @@ medians. `x optax` is optax's time over ours (above 1: ours is faster). `temp` i
 """
 
 import argparse
+import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +20,8 @@ import numpy as np
 import optax
 
 import jaxopt_lite as jol
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's idle threads slow whoever runs after it
 
 
 def cases() -> dict[str, tuple]:
@@ -103,11 +107,11 @@ def has_torch() -> bool:
 
 
 def interleaved(runs: list, repeats: int) -> list[float]:
-    """Medians of samples taken in turn; the order rotates, so that no peer always finds a warm cache."""
+    """Medians of samples taken in turn, each round in another order, so that none always follows the same peer."""
     samples: list[list[float]] = [[] for _ in runs]
-    for i in range(repeats + 2):
-        for k in range(len(runs)):
-            which = (i + k) % len(runs)
+    order = random.Random(0)
+    for _ in range(repeats + 2):
+        for which in order.sample(range(len(runs)), len(runs)):
             samples[which].append(runs[which]())
     return [statistics.median(column[2:]) for column in samples]
 
