@@ -1,7 +1,8 @@
 """Put transformations together: one after the other, each on its own leaves, or on some leaves only."""
 
+import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -168,56 +169,57 @@ def partition(transformations: dict, labels: Any):
 
     Args:
       transformations: label → transformation.
-      labels: a tree of labels like the parameters (or a prefix of theirs); or a function
-        ``(path, leaf) -> label``; or a dict of regular expressions ``{pattern: label}`` of which the first
-        that matches (``re.search``) the path gives the label. A path reads ``"layers/0/kernel"``.
+      labels: one of
+        a function ``(path, leaf) -> label``, where a path reads ``"layers/0/kernel"``;
+        a dict of regular expressions ``{pattern: label}``: the first that matches (``re.search``) the path;
+        a tree of labels like the parameters, or a prefix of theirs (a dict whose keys are those of the
+        parameters is one); a function from parameters to such a tree, as in optax.
 
     >>> import jaxopt_lite as jol
     >>> params = {"embed": jnp.ones((4, 2)), "bias": jnp.ones(2)}
-    >>> tx = partition({"a": jol.sgd(1.0), "b": jol.sgd(0.1)}, {"^embed": "a", ".*": "b"})
+    >>> tx = partition({"a": jol.sgd(1.0), "b": jol.sgd(0.1)}, {"^emb": "a", ".*": "b"})
     >>> updates, _ = tx.update(params, tx.init(params), params)
     >>> updates["embed"][0, 0].item(), round(updates["bias"][0].item(), 3)
     (-1.0, -0.1)
     """
     for label, tx in transformations.items():
         _require_transformation(f"partition: {label!r}", tx)
-    by_path = _by_pattern(labels) if _is_patterns(labels) else labels
-    if callable(by_path):
-        return optax.partition(transformations, lambda params: _labelled(by_path, params, transformations))
-    return optax.partition(transformations, by_path)
+    return optax.partition(transformations, lambda params: _label_tree(labels, params, transformations))
 
 
-def _is_patterns(labels: Any) -> bool:
-    """A flat dict of str → label could be either; patterns are what no parameter tree has: a regex's marks."""
-    return (
-        isinstance(labels, dict)
-        and bool(labels)
-        and all(isinstance(k, str) and isinstance(v, str) for k, v in labels.items())
-        and any(re.search(r"[\\^$.*+?|()\[\]{}]", k) for k in labels)
-    )
+def _label_tree(labels: Any, params: Any, known: Any) -> Any:
+    """What ``partition`` takes as labels, as a tree of labels (or a prefix of one)."""
+    if isinstance(labels, dict) and _is_patterns(labels, params, known):
+        labels = _by_pattern(labels)
+    if not callable(labels):
+        return labels
+    if len(inspect.signature(labels).parameters) == 1:
+        return labels(params)
+
+    def label(path, leaf):
+        found = labels(path_string(path), leaf)
+        if found not in known:
+            message = f"the label {found!r}, expected one of {list(known)}"
+            raise ValueError(f"partition: {path_string(path)!r} has {message}")
+        return found
+
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
-def _by_pattern(patterns: dict[str, str]) -> Callable[[str, Any], str]:
-    compiled = [(re.compile(pattern), label) for pattern, label in patterns.items()]
+def _is_patterns(labels: dict, params: Any, known: Any) -> bool:
+    """A flat dict from strings to known labels whose keys are not just those of the parameters."""
+    flat = all(isinstance(k, str) and isinstance(v, Hashable) and v in known for k, v in labels.items())
+    return flat and not (isinstance(params, Mapping) and set(params) == set(labels))
 
-    def label(path: str, leaf: Any) -> str:
-        for pattern, label in compiled:
-            if pattern.search(path):
+
+def _by_pattern(patterns: dict[str, Any]) -> Callable[[str, Any], Any]:
+    def label(path: str, leaf: Any) -> Any:
+        for pattern, label in patterns.items():
+            if re.search(pattern, path):
                 return label
         raise ValueError(f"partition: no pattern of {list(patterns)} matches the path {path!r}")
 
     return label
-
-
-def _labelled(by_path: Callable, params: Any, known: Any) -> Any:
-    def label(path, leaf):
-        name = path_string(path)
-        found = by_path(name, leaf)
-        if found not in known:
-            raise ValueError(f"partition: {name!r} has the label {found!r}, expected one of {list(known)}")
-        return found
-
-    return jax.tree_util.tree_map_with_path(label, params)
 
 
 def path_string(path: tuple) -> str:
