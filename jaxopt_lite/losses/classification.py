@@ -1,4 +1,4 @@
-"""Losses of class probabilities and logits: cross-entropy and its relatives.
+"""Losses of class probabilities and logits: the cross-entropies.
 
 Logits of −∞ mark impossible classes: they have probability 0 and gradient 0. Labels are class ids, integers in
 0 … C − 1; a row with any other label has the value and the gradient NaN, eagerly and under ``jit`` alike
@@ -12,65 +12,24 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite import checks
+from jaxopt_lite.losses.classes import (
+    label_mask,
+    log_p_and_targets,
+    negative_log_likelihood,
+    valid_or_nan,
+    weights_of,
+)
 from jaxopt_lite.losses.reduce import (
     Axis,
     axes_of,
-    counted,
+    check_mask,
+    compute_dtype,
     entries,
     option,
     product,
     reduced,
     split_mask,
 )
-
-
-def _below_top(logits: jax.Array, axes: Any) -> tuple[jax.Array, jax.Array]:
-    """Logits minus their largest, and that largest (a constant to autodiff, keeping ``axes``).
-
-    An infinite largest gives 0 where it is attained and −∞ elsewhere, the limit of growing logits.
-    """
-    top = jnp.max(jax.lax.stop_gradient(logits), axis=axes, keepdims=True)
-    return jnp.where(jnp.isinf(top) & (logits == top), 0, logits - top), top
-
-
-def log_probabilities(logits: jax.Array, axes: Any = -1) -> jax.Array:
-    """log softmax over ``axes``; 0 throughout a row that is −∞ throughout, since no class is left there."""
-    shifted, top = _below_top(logits, axes)
-    log_p = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis=axes, keepdims=True))
-    return jnp.where(top == -jnp.inf, 0, log_p)
-
-
-def _ids(labels: Any) -> jax.Array:
-    """Labels as signed integers wide enough to be compared with any class id."""
-    labels = jnp.asarray(labels)
-    return labels.astype(jnp.int64 if labels.dtype.itemsize == 8 else jnp.int32)
-
-
-def label_mask(
-    name: str, labels: Any, shape: tuple[int, ...], where: Any, weights: Any, ignore_index: int | None = None
-) -> tuple[jax.Array, Any]:
-    """Check the labels; return them with masked ones set to 0, and ``where`` without the ignored ones."""
-    checks.integer(name, labels=labels)
-    checks.shape(name, "labels", labels, shape)
-    labels = _ids(labels)
-    if ignore_index is not None:
-        known = labels != ignore_index
-        where = known if where is None else jnp.asarray(where) & known
-    keep = counted(where, weights)
-    return labels if keep is None else jnp.where(keep, labels, 0), where
-
-
-def valid_or_nan(losses: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """``losses`` times 1, or times NaN where the label is no class, which makes the gradient NaN too."""
-    valid = (labels >= 0) & (labels < num_classes)
-    return losses * jnp.where(valid, 1, jnp.nan).astype(losses.dtype)
-
-
-def pick(values: jax.Array, labels: jax.Array) -> jax.Array:
-    """``values[..., label]``; 0 for a label that is no class."""
-    ids = jax.lax.broadcasted_iota(labels.dtype, values.shape, values.ndim - 1)
-    chosen = ids == labels[..., None]
-    return jnp.sum(jnp.where(chosen, values, 0), axis=-1)
 
 
 def cross_entropy(
@@ -123,13 +82,8 @@ def softmax_cross_entropy(
     In nats. Class ids as labels raise ``ValueError``.
     """
     name = "softmax_cross_entropy"
-    checks.floating(name, logits=logits)
-    where, classes = split_mask(name, where, logits, axis)
-    z, y = entries(name, where, weights, axis=axis, logits=logits, labels=labels)
-    if classes is not None:
-        z, y = jnp.where(classes, z, -jnp.inf), jnp.where(classes, y, 0)
-    axes = axes_of(axis, z.ndim)
-    losses = jnp.sum(product(y, -log_probabilities(z, axes)), axis=axes)
+    log_p, y, axes, where = log_p_and_targets(name, logits, labels, axis, where, weights)
+    losses = jnp.sum(product(y, -log_p), axis=axes)
     return reduced(name, losses, where, weights, reduction)
 
 
@@ -172,8 +126,9 @@ def softmax_cross_entropy_with_integer_labels(
     Sources: Szegedy et al., arXiv:1512.00567 (smoothing); Chowdhery et al., arXiv:2204.02311 (z-loss).
 
     >>> z = jnp.array([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]])
-    >>> print(softmax_cross_entropy_with_integer_labels(z, jnp.array([0, -100]), ignore_index=-100).round(4))
-    [0.2761 0.    ]
+    >>> loss = softmax_cross_entropy_with_integer_labels(z, jnp.array([0, -100]), ignore_index=-100)
+    >>> print([f"{row:.4f}" for row in loss])
+    ['0.2761', '0.0000']
     """
     name = "softmax_cross_entropy_with_integer_labels"
     checks.floating(name, logits=logits)
@@ -186,49 +141,12 @@ def softmax_cross_entropy_with_integer_labels(
     (z,) = entries(name, where, weights, axis=-1, logits=logits)
     if classes is not None:
         z = jnp.where(classes, z, -jnp.inf)
-    class_weights, label_weights = _weights_of(name, class_weights, labels, num_classes, z.dtype)
-    losses = _negative_log_likelihood(
+    class_weights, label_weights = weights_of(name, class_weights, labels, num_classes, z.dtype)
+    losses = negative_log_likelihood(
         z, labels, classes, label_smoothing, z_loss, class_weights, label_weights
     )
     losses = valid_or_nan(losses, labels, num_classes)
     return reduced(name, losses, where, weights, reduction, denominator=label_weights)
-
-
-def _weights_of(name: str, class_weights: Any, labels: jax.Array, num_classes: int, dtype: Any) -> Any:
-    """The weight of each class and that of each label's class (1 for a label that is no class)."""
-    if class_weights is None:
-        return None, None
-    checks.shape(name, "class_weights", class_weights, (num_classes,))
-    class_weights = jnp.asarray(class_weights).astype(dtype)
-    valid = (labels >= 0) & (labels < num_classes)
-    return class_weights, jnp.where(valid, class_weights[jnp.clip(labels, 0, num_classes - 1)], 1)
-
-
-def _off(value: Any) -> bool:
-    """Whether an option is the number 0, so that its term can be left out of the program."""
-    return isinstance(value, (int, float)) and value == 0
-
-
-def _negative_log_likelihood(
-    z: jax.Array, labels: jax.Array, classes: Any, smoothing: Any, z_loss: Any, class_weights: Any, w_y: Any
-) -> jax.Array:
-    """The formula of the loss above for logits ``[..., C]`` that are −∞ where a class is masked."""
-    shifted, top = _below_top(z, -1)
-    log_sum = jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
-    losses = log_sum - pick(shifted, labels)
-    if w_y is not None:
-        losses = product(w_y, losses)
-    if not _off(smoothing):
-        each = log_sum[..., None] - shifted
-        if class_weights is not None:
-            each = product(jnp.broadcast_to(class_weights, each.shape), each)
-        kept = jnp.ones_like(z) if classes is None else classes.astype(z.dtype)
-        share = smoothing / jnp.maximum(jnp.sum(kept, axis=-1), 1)
-        losses = (1 - smoothing) * losses + product(share, jnp.sum(product(kept, each), axis=-1))
-    if not _off(z_loss):
-        squared = jnp.square(log_sum + top[..., 0])
-        losses = losses + z_loss * (squared if w_y is None else w_y * squared)
-    return jnp.where(top[..., 0] == -jnp.inf, 0, losses)
 
 
 def sigmoid_binary_cross_entropy(
@@ -260,23 +178,37 @@ def sigmoid_binary_cross_entropy(
     return reduced(name, losses, where, weights, reduction)
 
 
-def hinge_loss(
-    predictor_outputs: jax.typing.ArrayLike,
-    targets: jax.typing.ArrayLike,
+def smooth_labels(
+    labels: jax.typing.ArrayLike,
+    alpha: jax.typing.ArrayLike,
     *,
+    axis: Axis = -1,
     where: jax.typing.ArrayLike | None = None,
-    weights: jax.typing.ArrayLike | None = None,
-    reduction: str = "none",
 ) -> jax.Array:
-    """Hinge loss of a binary score.
+    """One-hot rows moved towards the uniform distribution; not a loss but targets for one.
 
     ::
 
-        ℓ = max(0, 1 − t·x)
+        y′ = (1 − α)·y + α/C        C: how many classes ``where`` keeps;  y′ = 0 where it does not
 
-    ``predictor_outputs`` x and ``targets`` t ∈ {−1, 1} have one shape ``[...]``; so has ℓ. Source: Cortes and
-    Vapnik, "Support-Vector Networks", Machine Learning 1995.
+    ``labels`` are ``[..., C]`` and floating, ``where`` has their shape. Source: Müller et al., "When Does Label
+    Smoothing Help?", arXiv:1906.02629.
+
+    >>> print(smooth_labels(jnp.array([0.0, 1.0, 0.0, 0.0]), 0.2).round(3))
+    [0.05 0.85 0.05 0.05]
     """
-    checks.floating("hinge_loss", predictor_outputs=predictor_outputs)
-    x, t = entries("hinge_loss", where, weights, predictor_outputs=predictor_outputs, targets=targets)
-    return reduced("hinge_loss", jnp.maximum(0, 1 - x * t), where, weights, reduction)
+    checks.floating("smooth_labels", labels=labels)
+    checks.between("smooth_labels", "alpha", alpha, 0, 1)
+    check_mask("smooth_labels", where, None, jnp.shape(labels))
+    labels = jnp.asarray(labels).astype(compute_dtype(labels))
+    kept = jnp.ones(labels.shape, bool) if where is None else jnp.asarray(where)
+    count = jnp.sum(kept, axis=axes_of(axis, labels.ndim), keepdims=True)
+    smoothed = (1 - alpha) * jnp.where(kept, labels, 0) + alpha / jnp.maximum(count, 1).astype(labels.dtype)
+    return jnp.where(kept, smoothed, 0)
+
+
+def safe_softmax_cross_entropy(
+    logits: jax.typing.ArrayLike, labels: jax.typing.ArrayLike, **options: Any
+) -> jax.Array:
+    """:func:`softmax_cross_entropy` under the name that optax gives to its variant for logits of −∞."""
+    return softmax_cross_entropy(logits, labels, **options)

@@ -108,7 +108,7 @@ def option(name: str, argument: str, value: Any, expected: tuple[int, ...], dtyp
     return jnp.asarray(value).astype(dtype)
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
+def product(a: Any, b: Any) -> jax.Array:
     """a·b with 0·(±∞) = 0, as in 0·log 0 = 0; there the derivative to either factor is 0 too.
 
     >>> product(jnp.array([0.0, 0.5]), jnp.array([-jnp.inf, 3.0])).tolist()
@@ -118,7 +118,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def reduced(
-    name: str, losses: jax.Array, where: Any, weights: Any, reduction: str, *, denominator: Any = None
+    name: str, losses: Any, where: Any, weights: Any, reduction: str, *, denominator: Any = None
 ) -> jax.Array:
     """Weigh and reduce: ``none`` gives w·ℓ, ``sum`` Σ w·ℓ, ``mean`` Σ w·ℓ / Σ w (0 when nothing counts).
 

@@ -243,7 +243,7 @@ def poisson_nll(
     return reduced("poisson_nll", rate - product(targets, linear), where, weights, reduction)
 
 
-def _units(x: jax.Array, axes: tuple[int, ...], epsilon: Any) -> jax.Array:
+def units(x: jax.Array, axes: tuple[int, ...], epsilon: Any = 0) -> jax.Array:
     """Vectors of length 1, whatever their scale; the zero vector stays zero, with gradient 0."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0))
     scaled = x / jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
@@ -267,8 +267,8 @@ def _cosines(
         name, where, weights, axis=axis, classes=classes, predictions=predictions, targets=targets
     )
     axes = axes_of(axis, predictions.ndim)
-    units = _units(predictions, axes, epsilon) * _units(targets, axes, epsilon)
-    return jnp.sum(units, axis=axes), where
+    cosines = units(predictions, axes, epsilon) * units(targets, axes, epsilon)
+    return jnp.sum(cosines, axis=axes), where
 
 
 def cosine_similarity(

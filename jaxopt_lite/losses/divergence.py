@@ -1,0 +1,203 @@
+"""Divergences between distributions, most of them given by their logarithms.
+
+A probability of 0 is a logarithm of −∞. Where the target is 0 a class costs nothing, whatever the prediction
+(0·log 0 = 0); where only the prediction is 0 the divergence is +∞. All results are in nats.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_lite import checks
+from jaxopt_lite.losses.classes import label_mask, log_probabilities, negative_log_likelihood, valid_or_nan
+from jaxopt_lite.losses.reduce import Axis, axes_of, entries, product, reduced, split_mask
+
+
+@jax.custom_jvp
+def _x_log_x(x: jax.Array) -> jax.Array:
+    """x·log x, 0 at 0, where the derivative log x + 1 is −∞."""
+    return jnp.where(x == 0, 0, x * jnp.log(jnp.where(x == 0, 1, x)))
+
+
+_x_log_x.defjvps(lambda t, ans, x: t * (jnp.log(x) + 1))
+
+
+def _kl_terms(log_predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """t·log t − t·log q, with value and gradient 0 where both are 0."""
+    both = (targets == 0) & (log_predictions == -jnp.inf)
+    t, log_q = jnp.where(both, 1, targets), jnp.where(both, 0, log_predictions)
+    return _x_log_x(t) - t * log_q
+
+
+def _log_kl_terms(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Array:
+    """t·(log t − log q) from log t, with value and gradient 0 where t is 0."""
+    none = log_targets == -jnp.inf
+    difference = jnp.where(none, 0, log_targets) - jnp.where(none, 0, log_predictions)
+    return jnp.exp(log_targets) * difference
+
+
+def kl_divergence(
+    log_predictions: jax.typing.ArrayLike,
+    targets: jax.typing.ArrayLike,
+    axis: Axis = -1,
+    where: jax.typing.ArrayLike | None = None,
+    *,
+    weights: jax.typing.ArrayLike | None = None,
+    reduction: str = "none",
+) -> jax.Array:
+    """Kullback–Leibler divergence KL(t‖q) of predictions q, given by their logarithms, from targets t.
+
+    ::
+
+        ℓ = Σ t·(log t − log q)        0·log 0 = 0
+
+    ``log_predictions`` and ``targets`` have one shape ``[..., C]``, ℓ the shape without ``axis`` (an axis, several,
+    or ``None`` for all). ``where`` masks results ``[...]``, or classes when it has the shape of the inputs. The
+    derivative to a target of 0 is −∞. Source: Kullback and Leibler, "On Information and Sufficiency", 1951.
+    """
+    name = "kl_divergence"
+    checks.floating(name, log_predictions=log_predictions, targets=targets)
+    where, classes = split_mask(name, where, targets, axis)
+    log_q, t = entries(
+        name, where, weights, axis=axis, classes=classes, log_predictions=log_predictions, targets=targets
+    )
+    losses = jnp.sum(_kl_terms(log_q, t), axis=axes_of(axis, t.ndim))
+    return reduced(name, losses, where, weights, reduction)
+
+
+def kl_divergence_with_log_targets(
+    log_predictions: jax.typing.ArrayLike,
+    log_targets: jax.typing.ArrayLike,
+    axis: Axis = -1,
+    where: jax.typing.ArrayLike | None = None,
+    *,
+    weights: jax.typing.ArrayLike | None = None,
+    reduction: str = "none",
+) -> jax.Array:
+    """Kullback–Leibler divergence KL(t‖q) when both are given by their logarithms.
+
+    ::
+
+        ℓ = Σ exp(log t)·(log t − log q)
+
+    Shapes, ``axis`` and ``where`` as in :func:`kl_divergence`.
+    """
+    name = "kl_divergence_with_log_targets"
+    checks.floating(name, log_predictions=log_predictions, log_targets=log_targets)
+    where, classes = split_mask(name, where, log_targets, axis)
+    arrays: dict[str, Any] = {"log_predictions": log_predictions, "log_targets": log_targets}
+    log_q, log_t = entries(name, where, weights, axis=axis, classes=classes, **arrays)
+    losses = jnp.sum(_log_kl_terms(log_q, log_t), axis=axes_of(axis, log_t.ndim))
+    return reduced(name, losses, where, weights, reduction)
+
+
+def generalized_kl_divergence(
+    log_predictions: jax.typing.ArrayLike,
+    targets: jax.typing.ArrayLike,
+    axis: Axis = -1,
+    where: jax.typing.ArrayLike | None = None,
+    *,
+    weights: jax.typing.ArrayLike | None = None,
+    reduction: str = "none",
+) -> jax.Array:
+    """Kullback–Leibler divergence of measures that need not sum to 1.
+
+    ::
+
+        ℓ = Σ t·(log t − log q) + q − t        the Bregman divergence of x·log x − x
+
+    Shapes, ``axis`` and ``where`` as in :func:`kl_divergence`. Source: Bregman, 1967; Boyd and Vandenberghe,
+    "Convex Optimization", p. 90.
+    """
+    name = "generalized_kl_divergence"
+    checks.floating(name, log_predictions=log_predictions, targets=targets)
+    where, classes = split_mask(name, where, targets, axis)
+    arrays: dict[str, Any] = {"log_predictions": log_predictions, "targets": targets}
+    log_q, t = entries(name, where, weights, axis=axis, classes=classes, **arrays)
+    terms = _kl_terms(log_q, t) + (jnp.exp(log_q) - t)
+    if classes is not None:
+        terms = jnp.where(classes, terms, 0)
+    losses = jnp.sum(terms, axis=axes_of(axis, t.ndim))
+    return reduced(name, losses, where, weights, reduction)
+
+
+def js_divergence(
+    log_predictions: jax.typing.ArrayLike,
+    log_targets: jax.typing.ArrayLike,
+    *,
+    beta: jax.typing.ArrayLike = 0.5,
+    axis: Axis = -1,
+    where: jax.typing.ArrayLike | None = None,
+    weights: jax.typing.ArrayLike | None = None,
+    reduction: str = "none",
+) -> jax.Array:
+    """Generalised Jensen–Shannon divergence, from forward (β = 0) to reverse (β = 1) KL.
+
+    ::
+
+        M = β·T + (1 − β)·P
+        ℓ = β·KL(T‖M) + (1 − β)·KL(P‖M)        0 < β < 1; symmetric at ½, where it is at most log 2
+            KL(T‖P)                            β = 0
+            KL(P‖T)                            β = 1
+
+    ``log_predictions`` log P and ``log_targets`` log T have one shape ``[..., C]``; ``axis`` and ``where`` as in
+    :func:`kl_divergence`. ``beta`` is a number in [0, 1]. Source: Agarwal et al., "On-Policy Distillation of Language
+    Models", arXiv:2306.13649.
+    """
+    name = "js_divergence"
+    checks.floating(name, log_predictions=log_predictions, log_targets=log_targets)
+    checks.between(name, "beta", beta, 0, 1)
+    where, classes = split_mask(name, where, log_targets, axis)
+    arrays: dict[str, Any] = {"log_predictions": log_predictions, "log_targets": log_targets}
+    log_p, log_t = entries(name, where, weights, axis=axis, classes=classes, fill=-math.inf, **arrays)
+    losses = jnp.sum(_js_terms(log_p, log_t, beta), axis=axes_of(axis, log_t.ndim))
+    return reduced(name, losses, where, weights, reduction)
+
+
+def _js_terms(log_p: jax.Array, log_t: jax.Array, beta: Any) -> jax.Array:
+    if isinstance(beta, (int, float)) and beta in (0, 1):
+        return _log_kl_terms(log_p, log_t) if beta == 0 else _log_kl_terms(log_t, log_p)
+    log_m = jnp.logaddexp(jnp.log(beta) + log_t, jnp.log1p(-beta) + log_p)
+    return beta * _log_kl_terms(log_m, log_t) + (1 - beta) * _log_kl_terms(log_m, log_p)
+
+
+def distillation_loss(
+    logits: jax.typing.ArrayLike,
+    teacher_logits: jax.typing.ArrayLike,
+    labels: jax.typing.ArrayLike | None = None,
+    *,
+    temperature: jax.typing.ArrayLike = 1.0,
+    alpha: jax.typing.ArrayLike = 1.0,
+    where: jax.typing.ArrayLike | None = None,
+    weights: jax.typing.ArrayLike | None = None,
+    reduction: str = "none",
+) -> jax.Array:
+    """Follow a teacher's softened distribution, and the labels if there are any.
+
+    ::
+
+        T = softmax(teacher_logits / τ),  S = softmax(logits / τ)
+        ℓ = α·τ²·KL(T‖S) + (1 − α)·cross-entropy(logits, labels)
+
+    ``logits`` and ``teacher_logits`` are ``[..., C]``, ``labels`` integers ``[...]``, as is ℓ; without labels α must
+    be 1. ``temperature`` τ > 0 and ``alpha`` in [0, 1] are numbers. The teacher gets a gradient too:
+    ``jax.lax.stop_gradient`` is the caller's. Source: Hinton, Vinyals and Dean, arXiv:1503.02531.
+    """
+    name = "distillation_loss"
+    checks.floating(name, logits=logits, teacher_logits=teacher_logits)
+    checks.between(name, "temperature", temperature, 0, math.inf, open_low=True, open_high=True)
+    checks.between(name, "alpha", alpha, 0, 1)
+    arrays: dict[str, Any] = {"logits": logits, "teacher_logits": teacher_logits}
+    student, teacher = entries(name, where, weights, axis=-1, **arrays)
+    log_s, log_t = log_probabilities(student / temperature), log_probabilities(teacher / temperature)
+    losses = alpha * temperature**2 * jnp.sum(_log_kl_terms(log_s, log_t), axis=-1)
+    if labels is not None:
+        *shape, num_classes = student.shape
+        labels, _ = label_mask(name, labels, tuple(shape), where, weights)
+        hard = negative_log_likelihood(student, labels, None, 0, 0, None, None)
+        losses = losses + product(1 - alpha, valid_or_nan(hard, labels, num_classes))
+    elif isinstance(alpha, (int, float)) and alpha != 1:
+        raise ValueError(f"{name}: labels is None, expected integer labels for alpha={alpha}")
+    return reduced(name, losses, where, weights, reduction)
