@@ -1,0 +1,89 @@
+"""Laws about compiled programs: eight devices, communication and memory."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxopt_lite.testing import trees
+from jaxopt_lite.testing.compare import expect, expect_close, paths, temporary_bytes
+from jaxopt_lite.testing.report import NotRun
+from jaxopt_lite.testing.transformation_case import TransformationCase as Case
+
+DEVICES = 8
+COLLECTIVE = re.compile(
+    r"= \S+ (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+)
+SLACK_BYTES = 4096
+
+
+def _sharded(case: Case) -> dict[str, Any]:
+    """One compiled update of parameters split over eight devices along their first axis."""
+    if len(jax.devices()) < DEVICES:
+        raise NotRun(f"needs {DEVICES} devices, this process has {len(jax.devices())}")
+    return case.remember("sharded", lambda: _compile_sharded(case))
+
+
+def _split(tree: Any) -> Any:
+    """Arrays whose first axis has a multiple of eight entries split along it; the others whole everywhere."""
+    mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("data",))
+    spec = lambda x: PartitionSpec("data") if x.ndim and x.shape[0] % DEVICES == 0 else PartitionSpec()
+    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec(x))), tree)
+
+
+def _compile_sharded(case: Case) -> dict[str, Any]:
+    params = trees.from_shapes({"bias": (16,), "kernel": (8, 16)})
+    grads, state = case.gradients(1, params)[0], case.tx.init(params)
+    arguments = (_split(grads), _split(state), _split(params))
+    compiled = jax.jit(case.update).lower(*arguments).compile()
+    updates, after = compiled(*arguments)
+    return {
+        "updates": updates, "before": arguments[1], "after": after, "text": compiled.as_text(),
+        "expected": case.run([grads], params, state, move=False).updates[0],
+    }  # fmt: skip
+
+
+def sharded_equals_unsharded(case: Case) -> None:
+    """Parameters split over eight devices give the updates of one device: no norm or mean over a shard only."""
+    done = _sharded(case)
+    expect_close(done["updates"], done["expected"], "the sharded update", rtol=1e-4)
+
+
+def sharding_kept(case: Case) -> None:
+    """A jitted update returns the state sharded as it came, without ``out_shardings``: it would be moved each step."""
+    done = _sharded(case)
+    for (path, after), before in zip(paths(done["after"]), jax.tree.leaves(done["before"]), strict=True):
+        same = after.sharding.is_equivalent_to(before.sharding, before.ndim)
+        evidence = {"got": after.sharding, "expected": before.sharding}
+        expect(same, f"the sharding of the state changes at {path}", **evidence)
+
+
+def collectives_within_budget(case: Case) -> None:
+    """[elementwise: none; else claim collectives<=n] A rule that needs no other device talks to none."""
+    budget = case.claims.budgets.get("collectives", 0 if "elementwise" in case.claims else None)
+    if budget is None:
+        raise NotRun("needs the claim elementwise or collectives<=n")
+    found = COLLECTIVE.findall(_sharded(case)["text"])
+    expect(
+        len(found) <= budget, "too much communication", input="8 devices", got=found, expected=f"≤ {budget:g}"
+    )
+
+
+def temporaries_within_budget(case: Case) -> None:
+    """[elementwise: 1; else 16] A donated step's scratch memory, in parameter sizes: copies decide what fits."""
+    budget = case.claims.budgets.get("temporaries", 1.0 if "elementwise" in case.claims else 16.0)
+    params = {"kernel": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    state = jax.eval_shape(case.tx.init, params)
+    step = jax.jit(case.update_and_apply, donate_argnums=(0, 1))
+    scratch = temporary_bytes(step.lower(params, state, params).compile())
+    used = max(scratch - SLACK_BYTES, 0) / (4 * 256 * 512)
+    expect(
+        used <= budget,
+        "too much temporary memory",
+        input="a [256, 512] leaf",
+        got=used,
+        expected=f"≤ {budget:g}",
+    )

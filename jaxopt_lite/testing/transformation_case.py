@@ -1,0 +1,196 @@
+"""A transformation under test: built once, its step compiled once per tree and shared by all laws."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_lite.testing import trees
+from jaxopt_lite.testing.claims import TRANSFORMATION_CLAIMS, parse_claims
+from jaxopt_lite.testing.report import NotRun
+
+DEFAULT_ARGUMENTS = {"learning_rate": 1e-2, "step_size": 1e-2}
+INNER = {"tx", "inner", "base_optimizer", "optimizer", "opt", "outer", "transformation", "transformations"}
+
+
+class Trajectory(NamedTuple):
+    """Some steps: the updates of each, and the last state and parameters."""
+
+    updates: list[Any]
+    state: Any
+    params: Any
+
+
+def is_transformation(item: Any) -> bool:
+    """Whether the item has ``init`` and ``update``."""
+    return callable(getattr(item, "init", None)) and callable(getattr(item, "update", None))
+
+
+def required(factory: Callable[..., Any]) -> list[str]:
+    """Names of the arguments that have no default."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(factory).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in kinds]
+
+
+def build(factory: Callable[..., Any], **arguments: Any) -> Any:
+    """Call a factory with its defaults; a learning rate without one is 0.01."""
+    names = required(factory)
+    filled = {n: DEFAULT_ARGUMENTS[n] for n in names if n in DEFAULT_ARGUMENTS} | arguments
+    missing = [n for n in names if n not in filled]
+    if missing:
+        raise TypeError(f"{name_of(factory)} does not build with defaults: it needs {', '.join(missing)}")
+    return factory(**filled)
+
+
+def name_of(item: Any) -> str:
+    """A readable, short name."""
+    name = getattr(item, "__name__", None)
+    text = name if isinstance(name, str) else repr(item)
+    if is_transformation(item) and "function" in text:
+        text = item.update.__qualname__.split(".<locals>")[0]
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class TransformationCase:
+    """A transformation (or the factory of one) with what the laws need to know about it.
+
+    ``extra(value_fn, params)`` returns the extra arguments of ``update`` where it needs some; ``value_fn`` is a
+    function of the parameters whose gradient at ``params`` is the gradient passed. ``oracle(params,
+    gradients)`` takes a float64 NumPy tree and a list of them and returns the list of updates, all asked for at
+    these same parameters. Claims: see `jaxopt_lite.testing.claims`.
+
+    >>> TransformationCase(optax.sgd, claims={"linear", "odd"}).name
+    'sgd'
+    """
+
+    kind = "transformation"
+
+    def __init__(
+        self,
+        item: Any,
+        *,
+        params: Any = None,
+        claims: Iterable[str] = (),
+        extra: Callable[..., dict[str, Any]] | None = None,
+        oracle: Callable[[Any, Sequence[Any]], Sequence[Any]] | None = None,
+        expected_failures: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ):
+        if not callable(item) and not is_transformation(item):
+            raise TypeError(f"expected a transformation or a factory of one, got {type(item).__name__}")
+        self.item, self.extra, self.oracle = item, extra, oracle
+        self.factory = None if is_transformation(item) else item
+        self.params = trees.default_params() if params is None else params
+        self.claims = parse_claims(claims, TRANSFORMATION_CLAIMS)
+        self.expected_failures = dict(expected_failures or {})
+        self.name = name or name_of(item)
+        self.memory: dict[Any, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"TransformationCase({self.name})"
+
+    @cached_property
+    def tx(self) -> Any:
+        """The transformation itself."""
+        return build(self.factory) if self.factory else self.item
+
+    def update(self, grads: Any, state: Any, params: Any, value: Any = 1.0) -> tuple[Any, Any]:
+        """``tx.update`` with its extra arguments; ``value`` is the loss at ``params``."""
+        if self.extra is None:
+            return self.tx.update(grads, state, params)
+        model = lambda q: value + _dot(grads, q) - _dot(grads, params) + 0.5 * _square(q, params)
+        return self.tx.update(grads, state, params, **self.extra(model, params))
+
+    def update_and_apply(self, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        """A whole training step: the new parameters and state."""
+        updates, state = self.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    @cached_property
+    def step(self) -> Callable[..., tuple[Any, Any]]:
+        """The compiled update; the plain one where it cannot be traced (``jit_equals_eager`` says so)."""
+        return jax.jit(self.update) if self.traceable else self.update
+
+    @cached_property
+    def traceable(self) -> bool:
+        """Whether ``update`` can be traced."""
+        try:
+            jax.eval_shape(self.update, self.params, self.tx.init(self.params), self.params)
+        except Exception:
+            return False
+        return True
+
+    def gradients(self, steps: int, params: Any = None, seed: int = 0) -> list[Any]:
+        """Random gradients for so many steps, in the dtypes of the parameters."""
+        params = self.params if params is None else params
+        return [trees.gradients_like(params, 10 * seed + t) for t in range(steps)]
+
+    def run(
+        self,
+        gradients: Sequence[Any],
+        params: Any = None,
+        state: Any = None,
+        *,
+        move: bool = True,
+        step: Callable[..., tuple[Any, Any]] | None = None,
+    ) -> Trajectory:
+        """Step through the gradients; ``move`` applies the updates to the parameters on the way."""
+        params = self.params if params is None else params
+        state = self.tx.init(params) if state is None else state
+        history = []
+        for grads in gradients:
+            updates, state = (step or self.step)(grads, state, params)
+            history.append(updates)
+            params = optax.apply_updates(params, updates) if move else params
+        return Trajectory(history, state, params)
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Compute once for all laws."""
+        if key not in self.memory:
+            self.memory[key] = make()
+        return self.memory[key]
+
+    def ordinary(self) -> Trajectory:
+        """Three ordinary steps, shared by the laws that compare with them."""
+        return self.remember("ordinary", lambda: self.run(self.gradients(3)))
+
+    def needs(self, *claims: str) -> None:
+        """Skip the law unless one of the claims is made."""
+        if not any(c in self.claims for c in claims):
+            raise NotRun("needs the claim " + " or ".join(claims))
+
+    @cached_property
+    def sign(self) -> float:
+        """-1 for an optimizer, whose updates are added; +1 for a part of a chain, whose updates point uphill."""
+        return 1.0 if "part" in self.claims or self._made_as_a_part() else -1.0
+
+    def _made_as_a_part(self) -> bool:
+        """Whether optax or jaxopt_lite made it by a factory that takes neither a learning rate nor an optimizer."""
+        factory = self.factory or _factory_of(self.tx)
+        known = getattr(factory, "__module__", "").split(".")[0] in ("optax", "jaxopt_lite")
+        if factory is None or not (known or self.factory):
+            return False
+        names = set(inspect.signature(factory).parameters)
+        return not names & (INNER | set(DEFAULT_ARGUMENTS))
+
+
+def _factory_of(tx: Any) -> Any:
+    """The function that made a transformation: ours remember their call, optax's name it in ``update``."""
+    if getattr(tx, "call", None) is not None:
+        return tx.call.make
+    update = tx.update
+    name = getattr(update, "__qualname__", "").split(".<locals>")[0]
+    return getattr(inspect.getmodule(update), name, None) if name != "chain" else None
+
+
+def _dot(a: Any, b: Any) -> Any:
+    return sum(jnp.sum((jnp.conj(x) * y).real) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def _square(a: Any, b: Any) -> Any:
+    return sum(jnp.sum(jnp.abs(x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))

@@ -1,0 +1,58 @@
+"""Laws about parameter trees: whatever a user's model holds, the transformation must take it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_lite.testing import trees
+from jaxopt_lite.testing.compare import expect_close, expect_finite, expect_like
+from jaxopt_lite.testing.transformation_case import TransformationCase as Case
+
+
+def _steps_on(case: Case, params: Any) -> Any:
+    """Two finite steps that keep the structure; returns their updates."""
+    grads = case.gradients(2, params)
+    done = case.run(grads, params)
+    expect_like(done.updates[-1], grads[-1], "the updates")
+    expect_finite(done.updates, "the update")
+    return done.updates
+
+
+def empty_tree(case: Case) -> None:
+    """A tree without leaves passes through: a frozen part of a model has no parameters to train."""
+    params: dict[str, Any] = {}
+    updates, _ = case.update(params, case.tx.init(params), params)
+    expect_like(updates, params, "the updates")
+
+
+def none_leaves(case: Case) -> None:
+    """``None`` in the tree changes nothing: filtered models (equinox) carry it where a leaf is not trained."""
+    got = _steps_on(case, {"a": case.params, "none": None})
+    expect_close([u["a"] for u in got], _steps_on(case, case.params), "the update beside None", rtol=1e-5)
+
+
+def zero_size_leaves(case: Case) -> None:
+    """A leaf without entries gives one without entries, and no NaN elsewhere through a mean over nothing."""
+    empty = {"matrix": jnp.zeros((0, 3)), "vector": jnp.zeros((0,))}
+    _steps_on(case, {"a": case.params, "empty": empty})
+
+
+def scalar_leaves(case: Case) -> None:
+    """0-d parameters (temperatures, gates) stay 0-d."""
+    _steps_on(case, {"scalar": jnp.asarray(0.5, jnp.float32)})
+
+
+def odd_sizes(case: Case) -> None:
+    """Lengths 1, primes and higher ranks work: blocks and tiles that divide nothing must be padded right."""
+    shapes = {"one": (1,), "column": (5, 1), "prime": (17,), "matrix": (7, 13), "three": (2, 3, 5)}
+    _steps_on(case, trees.from_shapes(shapes))
+
+
+def containers(case: Case) -> None:
+    """Named tuples, lists and dataclasses give the updates that a dictionary of the same leaves gives."""
+    put = trees.in_containers
+    plain = case.run(case.gradients(2)).updates
+    got = case.run([put(g) for g in case.gradients(2)], put(case.params)).updates
+    expect_like(got[-1], put(plain[-1]), "the updates")
+    expect_close(jax.tree.leaves(got), jax.tree.leaves(plain), "the update inside containers", rtol=1e-5)
