@@ -1,5 +1,6 @@
 """Arithmetic over pytrees that is right in 16 bits and at extreme magnitudes."""
 
+import functools
 from typing import Any
 
 import jax
@@ -48,9 +49,9 @@ def vdot(a: Any, b: Any) -> jax.Array:
 def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
     """√(Σ |xᵢ|²) over all leaves, in float32 or better, for entries of any magnitude.
 
-    One pass when the sum of squares is a comfortable number; only otherwise (lax.cond) a second one that
-    divides by a power of two near the largest entry first. The gradient at 0 is 0. ``axis_name`` sums over
-    a mesh axis as well: each device holds other entries.
+    One pass when the sum of squares is a comfortable number; only otherwise (``lax.switch``) a second one in
+    which the entries are first scaled by a power of two. The gradient at 0 is 0. ``axis_name`` sums over a
+    mesh axis as well: each device holds other entries.
 
     >>> f"{norm([jnp.full(4, 1e20), jnp.zeros(2)]):.6g}"
     '2e+20'
@@ -58,11 +59,21 @@ def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.float32(0)
-    total = _sum_of_squares(leaves, axis_name)
-    info = jnp.finfo(total.dtype)
-    # Where squares that underflow cannot matter and none overflows. A sum of exactly 0 may be either.
-    comfortable = (total > info.tiny * 2.0**56) & (total < info.max * 2.0**-8)
-    return jax.lax.cond(comfortable, lambda _: safe_sqrt(total), lambda x: _scaled_norm(x, axis_name), leaves)
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    sums = [_sum_of_squares(x, dtype) for x in leaves]
+    total = _total(sums, axis_name)
+    info = jnp.finfo(dtype)
+    # Comfortable: no square has overflown, and those that underflow cannot matter. A sum of exactly 0 may hide some.
+    small, large = total < info.tiny * 2.0**56, total > info.max * 2.0**-8
+    scale = jnp.where(small, 2.0 ** (info.maxexp * 5 // 8), 2.0 ** (-info.maxexp * 5 // 8)).astype(
+        total.dtype
+    )
+
+    def scaled(leaves, sums):
+        again = [_scaled_sum_of_squares(x, s, scale, dtype) for x, s in zip(leaves, sums, strict=True)]
+        return safe_sqrt(_total(again, axis_name)) / scale
+
+    return jax.lax.cond(small | large, scaled, lambda *_: safe_sqrt(total), leaves, sums)
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -86,31 +97,19 @@ def _wide(x: Any) -> jax.Array:
     return x.astype(moment_dtype(x))
 
 
-# Under jit, so that a tree of a thousand equal leaves is traced once.
-@jax.jit
-def _leaf_sum_of_squares(x: jax.Array, scale: jax.Array | None) -> jax.Array:
-    x = _wide(x)
-    return jnp.sum(abs2(x if scale is None else x * scale.astype(x.real.dtype)))
+# Both under jit, so that a tree of a thousand equal leaves is traced once.
+@functools.partial(jax.jit, static_argnums=1)
+def _sum_of_squares(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return jnp.sum(abs2(jnp.asarray(x).astype(dtype)))
 
 
-@jax.jit
-def _leaf_top(x: jax.Array) -> jax.Array:
-    return jnp.max(abs_bound(_wide(x)), initial=0)
+@functools.partial(jax.jit, static_argnums=3)
+def _scaled_sum_of_squares(x: jax.Array, first: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    # Seems to depend on the leaf's first sum, or XLA broadcasts one scale for all leaves to a full-size temporary.
+    own = jnp.where(jnp.isnan(jax.lax.stop_gradient(first)), 1, scale)
+    return jnp.sum(abs2(jnp.asarray(x).astype(dtype) * own))
 
 
-def _sum_of_squares(leaves: list, axis_name: Any, scale: jax.Array | None = None) -> jax.Array:
-    total = jnp.sum(jnp.stack([_leaf_sum_of_squares(x, scale) for x in leaves]))
+def _total(sums: list, axis_name: Any) -> jax.Array:
+    total = jnp.sum(jnp.stack(sums))
     return total if axis_name is None else jax.lax.psum(total, axis_name)
-
-
-def _scaled_norm(leaves: list, axis_name: Any) -> jax.Array:
-    top = jax.lax.stop_gradient(jnp.max(jnp.stack([_leaf_top(x) for x in leaves])))
-    if axis_name is not None:
-        top = jax.lax.pmax(top, axis_name)
-    usable = jnp.isfinite(top) & (top > 0)
-    # A power of two, so that dividing is exact; kept off the ends so that neither it nor 1/it overflows.
-    _, exponent = jnp.frexp(jnp.where(usable, top, 1))
-    limit = jnp.finfo(top.dtype).maxexp - 4
-    scale = jnp.ldexp(jnp.ones_like(top), -jnp.clip(exponent, -limit, limit))
-    total = _sum_of_squares(leaves, axis_name, scale)
-    return safe_sqrt(total) / scale
