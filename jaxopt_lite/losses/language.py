@@ -120,11 +120,10 @@ def linear_softmax_cross_entropy(
         value = reduced(name, losses * factor * scale, keep, heavy, reduction, denominator=scale)
         return value.reshape(shape) if reduction == "none" else value
 
+    arrays = vocabulary.alike(x, kernel, bias, y)
     if not recompute:
-        return vocabulary.fused_loss(
-            head, *_local(head, x, kernel, bias, y), jax.grad(total)(jnp.zeros_like(factor))
-        )
-    stats = _statistics(head, x, kernel, bias, y)
+        return vocabulary.fused_loss(head, *arrays, jax.grad(total)(jnp.zeros_like(factor)))
+    stats = vocabulary.combine(head, vocabulary.row_stats(head, *arrays))
     loss = total(vocabulary.row_loss(head, stats, vocabulary.classes(head, kernel)))
     return (loss, _token_stats(stats, keep, shape)) if return_stats else loss
 
@@ -166,7 +165,8 @@ def linear_log_probs(
         want=want,
     )
     x, kernel, bias, y, _, factor = _rows(name, head, hidden, kernel, labels, bias, None, None, None)
-    stats = _statistics(_sized(name, head, x, kernel, chunk_size), x, kernel, bias, y)
+    head = _sized(name, head, x, kernel, chunk_size)
+    stats = vocabulary.combine(head, vocabulary.row_stats(head, *vocabulary.alike(x, kernel, bias, y)))
     shape = jnp.shape(labels)
     log_probs = ((stats["label"] - stats["lse"]) * factor).reshape(shape)
     return (log_probs, stats["entropy"].reshape(shape)) if return_entropy else log_probs
@@ -213,28 +213,10 @@ def _class_weight(name: str, head: Head, class_weights, kernel, y, dtype) -> jax
         return jnp.ones(y.shape, dtype)
     width = kernel.shape[head.vocabulary_axis]
     checks.shape(name, "class_weights", class_weights, (width,))
-    local = y - _offset(head, width)
+    local = y - vocabulary.first_class(head, kernel)
     found = jnp.asarray(class_weights).astype(dtype)[jnp.clip(local, 0, width - 1)]
     found = jnp.where((local >= 0) & (local < width), found, 0)
     return found if head.axis_name is None else lax.psum(found, head.axis_name)
-
-
-def _offset(head: Head, width: int) -> Any:
-    """The first class of this shard of the vocabulary."""
-    return 0 if head.axis_name is None else lax.axis_index(head.axis_name) * width
-
-
-def _local(head: Head, x, kernel, bias, y) -> Any:
-    """The arguments of the kernels: labels count from this shard's first class."""
-    return vocabulary.alike(x, kernel, bias, y - _offset(head, kernel.shape[head.vocabulary_axis]))
-
-
-def _statistics(head: Head, x, kernel, bias, y) -> vocabulary.Stats:
-    """The statistics of whole rows, sharded vocabulary or not."""
-    stats = vocabulary.row_stats(head, *_local(head, x, kernel, bias, y))
-    if "argmax" in stats:
-        stats["argmax"] = stats["argmax"] + _offset(head, kernel.shape[head.vocabulary_axis])
-    return vocabulary.combine(head, stats)
 
 
 def _token_stats(stats: vocabulary.Stats, keep, shape: tuple[int, ...]) -> TokenStats:

@@ -16,12 +16,15 @@ Symbols: ``x [N, H]`` hidden states, ``w [H, V]`` head, ``b [V]`` bias, ``y [N]`
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product as product_of
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+
+from jaxopt_lite.losses.spread import spread
 
 Stats = dict[str, jax.Array]  # [N] each: "lse", "label", and where wanted "sum", "entropy", "argmax", "max"
 Bias = jax.Array | None
@@ -148,7 +151,7 @@ def update(carry: Stats, z: jax.Array, start: Any, y: jax.Array) -> Stats:
     shrink, d = jnp.exp(carry["max"] - m), z - m[:, None]
     e = jnp.exp(d)
     new = {"max": m, "total": carry["total"] * shrink + jnp.sum(e, axis=1)}
-    new["label"] = carry["label"] + jnp.sum(jnp.where(hits(z, start, y), z, 0), axis=1)
+    new["label"] = carry["label"] + picked(z, start, y)
     if "sum" in carry:
         new["sum"] = carry["sum"] + jnp.sum(z, axis=1)
     if "entropy" in carry:  # Σ e·(z - m), shifted as m moves, so that nothing large cancels
@@ -163,7 +166,9 @@ def update(carry: Stats, z: jax.Array, start: Any, y: jax.Array) -> Stats:
 def finish(carry: Stats) -> Stats:
     """The statistics, once every block is in."""
     log_total = jnp.log(carry["total"])
-    stats = {name: carry[name] for name in ("label", "sum", "argmax", "max") if name in carry}
+    stats = {name: carry[name] for name in ("label", "sum", "argmax") if name in carry}
+    if "argmax" in carry:
+        stats["max"] = carry["max"]  # to tell which shard's is the one
     if "entropy" in carry:
         stats["entropy"] = log_total - carry["entropy"] / carry["total"]
     return stats | {"lse": carry["max"] + log_total}
@@ -181,6 +186,22 @@ def stats_pull(head: Head, z: jax.Array, start: Any, y: jax.Array, stats: Stats,
     return logits_pull(head, z, dz)
 
 
+def picked(z: jax.Array, start: Any, y: jax.Array) -> jax.Array:
+    """The label's logit where the block holds it, else 0: gathered on a CPU, fused into the sums elsewhere."""
+
+    def gather(z, columns, y):
+        inside = (y >= columns[0]) & (y <= columns[-1])
+        column = jnp.where(inside, y - columns[0], 0)
+        return jnp.where(inside, jnp.take_along_axis(z, column[:, None], axis=1)[:, 0], 0)
+
+    def mask(z, columns, y):
+        return jnp.sum(jnp.where(columns[None, :] == y[:, None], z, 0), axis=1)
+
+    return lax.platform_dependent(
+        z, start + jnp.arange(z.shape[1], dtype=y.dtype), y, cpu=gather, default=mask
+    )
+
+
 def hits(z: jax.Array, start: Any, y: jax.Array) -> jax.Array:
     """Which column of the block is the label's; a label outside the block hits none."""
     return start + lax.broadcasted_iota(y.dtype, z.shape, 1) == y[:, None]
@@ -193,9 +214,9 @@ def finite(d: jax.Array) -> jax.Array:
 
 def combine(head: Head, stats: Stats) -> Stats:
     """The statistics of whole rows from those of each shard of the vocabulary."""
-    axis = head.axis_name
+    axis, top = head.axis_name, lax.stop_gradient(stats.get("max"))
     if axis is None:
-        return stats
+        return {name: value for name, value in stats.items() if name != "max"}
     m = finite(lax.pmax(lax.stop_gradient(stats["lse"]), axis))
     lse = m + jnp.log(lax.psum(jnp.exp(stats["lse"] - m), axis))
     whole = {name: lax.psum(stats[name], axis) for name in ("label", "sum") if name in stats} | {"lse": lse}
@@ -203,7 +224,6 @@ def combine(head: Head, stats: Stats) -> Stats:
         d = stats["lse"] - lse
         whole["entropy"] = lax.psum(jnp.exp(d) * (stats["entropy"] - finite(d)), axis)
     if "argmax" in stats:
-        top = lax.stop_gradient(stats["max"])
         best = jnp.where(top == lax.pmax(top, axis), stats["argmax"], jnp.iinfo(jnp.int32).max)
         whole["argmax"] = lax.pmin(best, axis)
     return whole
@@ -222,15 +242,8 @@ def row_loss(head: Head, stats: Stats, classes: int) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def row_stats(head: Head, x: jax.Array, w: jax.Array, b: Bias, y: jax.Array) -> Stats:
-    """The statistics of every row; ``y`` counts from the first column of ``w``."""
-    zero = vary(jnp.zeros(x.shape[0], wide(x, w)), varying(x))
-    axis, size = head.vocabulary_axis, head.columns
-
-    def body(start, width, carry):
-        z = logits(head, x, part(w, start, width, axis), part(b, start, width))
-        return update(carry, z, start, y)
-
-    return finish(over_blocks(body, first(head, zero), w.shape[axis], size))
+    """The statistics of every row; of this shard's part of it when ``head.axis_name`` is set."""
+    return spread(stream if head.axis_name else whole_stream, head, "n", x, w, b, y)
 
 
 def _row_stats_forward(head: Head, x, w, b, y):
@@ -239,25 +252,48 @@ def _row_stats_forward(head: Head, x, w, b, y):
 
 
 def _row_stats_backward(head: Head, kept, cts: Stats):
-    x, w, b, y, stats = kept
-    axis, size = head.vocabulary_axis, head.columns
+    x, _, b, _, _ = kept
+    cts = {name: ct for name, ct in cts.items() if ct.dtype != jax.dtypes.float0}
+    dx, dw, db = spread(stream_back, head, ("nh", kernel_axes(head), None if b is None else "v"), *kept, cts)
+    return dx.astype(x.dtype), dw, db, None
+
+
+row_stats.defvjp(_row_stats_forward, _row_stats_backward)
+
+
+def stream(head: Head, x, w, b, y) -> Stats:
+    """Online softmax: one block of the vocabulary after the other past all rows."""
+    zero, axis = vary(jnp.zeros(x.shape[0], wide(x, w)), varying(x)), head.vocabulary_axis
+
+    def body(start, width, carry):
+        z = logits(head, x, part(w, start, width, axis), part(b, start, width))
+        return update(carry, z, start + first_class(head, w), y)
+
+    return finish(over_blocks(body, first(head, zero), w.shape[axis], head.columns))
+
+
+def whole_stream(head: Head, x, w, b, y) -> Stats:
+    """``stream``, finished over all shards of the vocabulary."""
+    return combine(head, stream(head, x, w, b, y))
+
+
+def stream_back(head: Head, x, w, b, y, stats: Stats, cts: Stats) -> tuple:
+    """The gradients of ``x`` (in float32), ``w`` and ``b``; each column of ``w`` gets its own in one piece."""
+    axis = head.vocabulary_axis
     zeros = lambda like, dtype: vary(jnp.zeros(like.shape, dtype), varying(x))
 
     def body(start, width, carry):
         dx, dw, db = carry
         columns, bias = part(w, start, width, axis), part(b, start, width)
-        da = stats_pull(head, logits(head, x, columns, bias), start, y, stats, cts)
+        z = logits(head, x, columns, bias)
+        da = stats_pull(head, z, start + first_class(head, w), y, stats, cts)
         db = None if b is None else put(db, jnp.sum(da, axis=0), start)
         da = narrow(da, x, w)
         dx = dx + product(da, columns, (1, axis))
         return dx, put(dw, kernel_product(head, x, da), start, axis), db
 
-    start = zeros(x, wide(x, w)), zeros(w, w.dtype), None if b is None else zeros(b, b.dtype)
-    dx, dw, db = over_blocks(body, start, w.shape[axis], size)
-    return dx.astype(x.dtype), dw, db, None
-
-
-row_stats.defvjp(_row_stats_forward, _row_stats_backward)
+    carry = zeros(x, wide(x, w)), zeros(w, w.dtype), None if b is None else zeros(b, b.dtype)
+    return over_blocks(body, carry, w.shape[axis], head.columns)
 
 
 # --- visiting the tokens, with the gradient formed on the way -----------------------------------------------
@@ -272,34 +308,29 @@ def fused_loss(head: Head, x, w, b: Bias, y, weights: jax.Array) -> jax.Array:
 
 @partial(fused_loss.defjvp, symbolic_zeros=True)
 def _fused_loss_jvp(head: Head, primals, tangents):
-    """The derivative is a constant by now: its product with the tangents transposes to a scaling of it."""
-    x, w, b, y, weights = primals
-    wanted = [t is not None and not isinstance(t, SymbolicZero) for t in tangents[:3]]
-    losses, gradients = chunk_gradients(head, wanted, *primals)
-    parts = [
-        jnp.sum(g * t.astype(g.dtype)) for g, t in zip(gradients, tangents, strict=False) if g is not None
-    ]
-    tangent = sum(parts, jnp.zeros((), losses.dtype))
-    if head.axis_name is not None and parts:
+    """The gradient is a constant by now: its product with the tangents transposes to a scaling of it."""
+    weights = primals[4]
+    wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents[:3])
+    axes = tuple(a if want else None for a, want in zip(("nh", kernel_axes(head), "v"), wanted, strict=True))
+    losses, *gradients = spread(chunked[wanted], head, ("n", *axes), *primals)
+    pairs = [(g, t) for g, t in zip(gradients, tangents[:3], strict=True) if g is not None]
+    tangent = sum((jnp.sum(g * t.astype(g.dtype)) for g, t in pairs), jnp.zeros((), losses.dtype))
+    if head.axis_name is not None and pairs:
         tangent = lax.psum(tangent, head.axis_name)
     if not isinstance(tangents[4], SymbolicZero):
-        tangent = tangent + jnp.vdot(jnp.where(weights != 0, losses, 0), tangents[4])
+        tangent = tangent + jnp.sum(jnp.where(weights != 0, losses * tangents[4], 0))
     return weighed(weights, losses), tangent
 
 
-def chunk_gradients(head: Head, wanted, x, w, b, y, weights):
+def chunk_gradients(wanted: tuple[bool, ...], head: Head, x, w, b, y, weights) -> tuple:
     """``ℓ [N]`` and the gradients of ``Σ weights·ℓ`` in ``x``, ``w``, ``b`` (``None`` where not wanted)."""
-    axis, dtype = head.vocabulary_axis, wide(x, w)
-    zeros = lambda want, shape, dtype: vary(jnp.zeros(shape, dtype), varying(x)) if want else None
+    axis, dtype, axes = head.vocabulary_axis, wide(x, w), varying(x)
+    zeros = lambda want, shape, dtype: vary(jnp.zeros(shape, dtype), axes) if want else None
 
     def body(start, width, carry):
         losses, dx, dw, db = carry
-        xs, ys, ws = part(x, start, width), part(y, start, width), part(weights, start, width)
-        z = logits(head, xs, w, b)
-        zero = vary(jnp.zeros(width, dtype), varying(x))
-        stats = combine(head, finish(update(first(head, zero), z, 0, ys)))
-        ell, back = jax.vjp(lambda s: row_loss(head, s, classes(head, w)), stats)
-        da = stats_pull(head, z, 0, ys, stats, back(ws)[0])
+        xs, ys = part(x, start, width), part(y, start, width)
+        ell, da = chunk_pull(head, xs, w, b, ys, part(weights, start, width))
         db = None if db is None else db + jnp.sum(da, axis=0)
         da = narrow(da, x, w)
         dx = None if dx is None else put(dx, product(da, w, (1, axis)), start)
@@ -307,16 +338,37 @@ def chunk_gradients(head: Head, wanted, x, w, b, y, weights):
         return put(losses, ell, start), dx, dw, db
 
     shards = head.axis_name if isinstance(head.axis_name, tuple) else (head.axis_name,)
-    losses = vary(jnp.zeros(x.shape[0], dtype), varying(x) - frozenset(shards))
-    start = [zeros(wanted[0], x.shape, x.dtype), zeros(wanted[1], w.shape, dtype)]
-    start += [zeros(wanted[2], w.shape[axis : axis + 1], dtype)]
-    losses, *gradients = over_blocks(body, (losses, *start), x.shape[0], head.tokens)
-    return losses, gradients
+    losses = vary(jnp.zeros(x.shape[0], dtype), axes - frozenset(shards))
+    carry = losses, zeros(wanted[0], x.shape, x.dtype), zeros(wanted[1], w.shape, dtype)
+    return over_blocks(body, (*carry, zeros(wanted[2], (w.shape[axis],), dtype)), x.shape[0], head.tokens)
+
+
+def chunk_pull(head: Head, x, w, b, y, weights) -> tuple[jax.Array, jax.Array]:
+    """The losses of a chunk of rows, and the cotangent of ``x·w + b`` in ``Σ weights·ℓ``."""
+    z, start = logits(head, x, w, b), first_class(head, w)
+    zero = vary(jnp.zeros(x.shape[0], z.dtype), varying(x))
+    stats = combine(head, finish(update(first(head, zero), z, start, y)))
+    losses, back = jax.vjp(lambda s: row_loss(head, s, classes(head, w)), stats)
+    return losses, stats_pull(head, z, start, y, stats, back(weights)[0])
+
+
+# one function per choice of gradients, the same object at every call, so that a traced program is found again
+chunked = {wanted: partial(chunk_gradients, wanted) for wanted in product_of((False, True), repeat=3)}
 
 
 def weighed(weights: jax.Array, losses: jax.Array) -> jax.Array:
     """``Σ w·ℓ``, where a weight of 0 hides even an infinite loss."""
     return jnp.sum(jnp.where(weights != 0, weights * losses, 0))
+
+
+def kernel_axes(head: Head) -> str:
+    """The axes of the kernel, as ``spread`` names them."""
+    return "vh" if head.transpose else "hv"
+
+
+def first_class(head: Head, w: jax.Array) -> Any:
+    """The first class of this shard of the vocabulary."""
+    return 0 if head.axis_name is None else lax.axis_index(head.axis_name) * w.shape[head.vocabulary_axis]
 
 
 def classes(head: Head, w: jax.Array) -> int:
