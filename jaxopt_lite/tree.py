@@ -60,8 +60,7 @@ def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
     if not leaves:
         return jnp.float32(0)
     dtype = jnp.result_type(jnp.float32, *leaves)
-    sums = [_sum_of_squares(x, dtype) for x in leaves]
-    total = _total(sums, axis_name)
+    total = _total([_sum_of_squares(x, dtype) for x in leaves], axis_name)
     info = jnp.finfo(dtype)
     # Comfortable: no square has overflown, and those that underflow cannot matter. A sum of exactly 0 may hide some.
     small, large = total < info.tiny * 2.0**56, total > info.max * 2.0**-8
@@ -69,11 +68,10 @@ def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
         total.dtype
     )
 
-    def scaled(leaves, sums):
-        again = [_scaled_sum_of_squares(x, s, scale, dtype) for x, s in zip(leaves, sums, strict=True)]
-        return safe_sqrt(_total(again, axis_name)) / scale
+    def scaled(leaves):
+        return safe_sqrt(_total([_scaled_sum_of_squares(x, scale, dtype) for x in leaves], axis_name)) / scale
 
-    return jax.lax.cond(small | large, scaled, lambda *_: safe_sqrt(total), leaves, sums)
+    return jax.lax.cond(small | large, scaled, lambda _: safe_sqrt(total), leaves)
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -103,11 +101,12 @@ def _sum_of_squares(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jnp.sum(abs2(jnp.asarray(x).astype(dtype)))
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _scaled_sum_of_squares(x: jax.Array, first: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    # Seems to depend on the leaf's first sum, or XLA broadcasts one scale for all leaves to a full-size temporary.
-    own = jnp.where(jnp.isnan(jax.lax.stop_gradient(first)), 1, scale)
-    return jnp.sum(abs2(jnp.asarray(x).astype(dtype) * own))
+@functools.partial(jax.jit, static_argnums=2)
+def _scaled_sum_of_squares(x: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    x = jnp.asarray(x).astype(dtype)
+    # Made to depend on the leaf, or XLA broadcasts one scale for all leaves to a full-size temporary.
+    own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x.ravel()[:1]))), 1, scale)
+    return jnp.sum(abs2(x * own))
 
 
 def _total(sums: list, axis_name: Any) -> jax.Array:
