@@ -290,7 +290,7 @@ class _Run:
     def result(self, stopped_early: bool) -> FitResult:
         self.fetch()
         floats = {"loss": self.loss, "validation_loss": self.validation_loss}
-        history = {name: np.array(values, np.float64) for name, values in floats.items()}
+        history: dict[str, Any] = {name: np.array(values, np.float64) for name, values in floats.items()}
         history["step"] = np.arange(1, self.step + 1)
         params = self.best if self.best_loss < math.inf else self.params
         return FitResult(params, self.state, history, self.step, stopped_early)

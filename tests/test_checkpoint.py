@@ -40,9 +40,9 @@ def train(checkpoint_dir=None, **options):
     kernel = jax.random.normal(jax.random.key(1), (4, 16), jnp.bfloat16)
     params = {"kernel": kernel, "head": np.zeros(16, np.float32), "empty": np.zeros((0, 2), np.float32)}
     tx = optax.chain(optax.adam(0.03), optax.add_noise(1e-6, 0.5, key=jax.random.key(2)))
-    arguments = dict(key=jax.random.key(3), batch_size=8, epochs=5, evaluate_every=4, checkpoint_every=3)
-    arguments |= dict(validation_data=VALIDATION, patience=6, checkpoint_dir=checkpoint_dir) | options
-    return fit(loss_fn, params, tx, DATA, **arguments)
+    defaults = {"key": jax.random.key(3), "batch_size": 8, "epochs": 5, "checkpoint_every": 3}
+    defaults |= {"validation_data": VALIDATION, "evaluate_every": 4, "patience": 6}
+    return fit(loss_fn, params, tx, DATA, checkpoint_dir=checkpoint_dir, **defaults | options)
 
 
 def assert_same_bits(got, expected):
@@ -122,7 +122,7 @@ def test_more_epochs_or_patience_go_on(tmp_path, whole):
 
 
 def test_stopping_early_is_remembered(tmp_path):
-    stops = dict(evaluate_every=1, patience=1, epochs=9)
+    stops = {"evaluate_every": 1, "patience": 1, "epochs": 9}
     first = train(tmp_path, **stops)
     assert first.stopped_early
     assert first.step < 45
@@ -145,8 +145,8 @@ def test_other_arguments_are_an_error(tmp_path):
         with pytest.raises(ValueError, match=message):
             train(tmp_path, **options)
     params = {"kernel": np.zeros((4, 3), np.float32), "head": np.zeros(3, np.float32)}
-    options = dict(key=jax.random.key(3), batch_size=8, epochs=1, checkpoint_dir=tmp_path)
-    options |= dict(validation_data=VALIDATION, evaluate_every=4)
+    options = {"key": jax.random.key(3), "batch_size": 8, "epochs": 1, "checkpoint_dir": tmp_path}
+    options |= {"validation_data": VALIDATION, "evaluate_every": 4}
     with pytest.raises(ValueError, match=r"params\['head'\] = float32\[16\], expected float32\[3\]"):
         fit(loss_fn, params, optax.sgd(0.1), DATA, **options)
 
