@@ -3,9 +3,21 @@
 The names used daily stand here; the rest is in ``losses``, ``optimizers``, ``wrappers`` and ``schedules``.
 """
 
-from jaxopt_lite import checks, compose, losses, optimizers, schedules, transformation, tree, types, wrappers
+from jaxopt_lite import (
+    checks,
+    compose,
+    losses,
+    optimizers,
+    schedules,
+    training,
+    transformation,
+    tree,
+    types,
+    wrappers,
+)
 from jaxopt_lite.compose import apply_updates, chain, freeze, masked, named_chain, partition
 from jaxopt_lite.optimizers import adam, adamw, sgd
+from jaxopt_lite.training import fit, make_step, minibatches
 from jaxopt_lite.wrappers import clip, clip_by_global_norm, get_hyperparams, set_hyperparams, tunable
 
 __version__ = "0.1.0"
@@ -19,16 +31,20 @@ __all__ = [
     "clip",
     "clip_by_global_norm",
     "compose",
+    "fit",
     "freeze",
     "get_hyperparams",
     "losses",
+    "make_step",
     "masked",
+    "minibatches",
     "named_chain",
     "optimizers",
     "partition",
     "schedules",
     "set_hyperparams",
     "sgd",
+    "training",
     "transformation",
     "tree",
     "tunable",
