@@ -16,19 +16,19 @@ from jaxopt_lite.losses.reduce import Axis, axes_of, entries, product, reduced, 
 
 
 @jax.custom_jvp
-def _x_log_x(x: jax.Array) -> jax.Array:
-    """x·log x, 0 at 0, where the derivative log x + 1 is −∞."""
-    return jnp.where(x == 0, 0, x * jnp.log(jnp.where(x == 0, 1, x)))
+def _steep_at_zero(t: jax.Array) -> jax.Array:
+    """0 with the derivative of t·log t at t = 0, which is −∞, and 0 elsewhere."""
+    return jnp.zeros_like(t)
 
 
-_x_log_x.defjvps(lambda t, ans, x: t * (jnp.log(x) + 1))
+_steep_at_zero.defjvps(lambda dt, ans, t: dt * jnp.where(t == 0, -jnp.inf, 0))
 
 
 def _kl_terms(log_predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """t·log t − t·log q, with value and gradient 0 where both are 0."""
+    """t·(log t − log q), with value and gradient 0 where both t and q are 0."""
     both = (targets == 0) & (log_predictions == -jnp.inf)
     t, log_q = jnp.where(both, 1, targets), jnp.where(both, 0, log_predictions)
-    return _x_log_x(t) - t * log_q
+    return t * (jnp.log(jnp.where(t == 0, 1, t)) - log_q) + _steep_at_zero(t)
 
 
 def _log_kl_terms(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Array:
@@ -159,7 +159,9 @@ def js_divergence(
 def _js_terms(log_p: jax.Array, log_t: jax.Array, beta: Any) -> jax.Array:
     if isinstance(beta, (int, float)) and beta in (0, 1):
         return _log_kl_terms(log_p, log_t) if beta == 0 else _log_kl_terms(log_t, log_p)
-    log_m = jnp.logaddexp(jnp.log(beta) + log_t, jnp.log1p(-beta) + log_p)
+    absent = (log_p == -jnp.inf) & (log_t == -jnp.inf)
+    shares = jnp.log(beta) + jnp.where(absent, 0, log_t), jnp.log1p(-beta) + jnp.where(absent, 0, log_p)
+    log_m = jnp.logaddexp(*shares)
     return beta * _log_kl_terms(log_m, log_t) + (1 - beta) * _log_kl_terms(log_m, log_p)
 
 

@@ -245,14 +245,17 @@ def poisson_nll(
 
 def units(x: jax.Array, axes: tuple[int, ...], epsilon: Any = 0) -> jax.Array:
     """Vectors of length 1, whatever their scale; the zero vector stays zero, with gradient 0."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0.0))
-    scaled = x / jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
+    # A power of two scales without rounding, and keeps the squares from overflow and underflow.
+    lowest = jnp.finfo(x.dtype).minexp
+    scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(-jnp.frexp(largest)[1], lowest, -lowest))
+    scaled = x * scale
     squared = jnp.sum(scaled * scaled, axis=axes, keepdims=True)
     nonzero = squared > 0
     units = jnp.where(nonzero, scaled * jax.lax.rsqrt(jnp.where(nonzero, squared, 1)), 0)
     if isinstance(epsilon, (int, float)) and epsilon == 0:
         return units
-    short = squared * largest * largest < epsilon
+    short = squared / scale / scale < epsilon
     return jnp.where(short, x * jax.lax.rsqrt(jnp.asarray(epsilon, x.dtype)), units)
 
 
