@@ -1,7 +1,7 @@
 """Schedules: pure functions ``step -> value``, the step counted from 0, the value float32.
 
 Exact at both ends for up to 2³¹ steps: lengths are compared as integers, and a value between ``a`` and ``b`` is
-``w·a + (1 − w)·b`` with w running from exactly 1 to exactly 0. Like transformations they are values: they print
+``w·a + v·b``, where w runs from exactly 1 to exactly 0 and v = 1 − w is computed on its own. Like transformations they are values: they print
 as their call, compare, hash and pickle, so that ``adamw(warmup_cosine(...))`` does too. Values may be arrays;
 lengths are Python integers.
 """
@@ -28,7 +28,10 @@ class Schedule:
 
     def __call__(self, step: Any) -> jax.Array:
         """The value at ``step`` (an integer, or an array of any shape)."""
-        return jnp.asarray(self.value(jnp.asarray(step)), jnp.float32)
+        step = jnp.asarray(step)
+        if jnp.issubdtype(step.dtype, jnp.integer):
+            step = step.astype(jnp.promote_types(step.dtype, jnp.int32))  # room for every length
+        return jnp.asarray(self.value(step), jnp.float32)
 
     def __repr__(self) -> str:
         return repr(self.call)
@@ -62,28 +65,29 @@ def schedule(factory: Callable) -> Callable[..., Schedule]:
 
 
 def _length(name: str, argument: str, value: Any, least: int = 0) -> int:
-    """A length in steps as a Python int, else an error."""
+    """A length in steps as a Python int (at most ``LAST``, since none counts further), else an error."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: {argument} is {value!r}, expected an integer number of steps")
     checks.between(name, argument, value, least, math.inf)
-    return int(value)
+    return min(int(value), LAST)
 
 
-def _fraction(step: jax.Array, steps: int) -> jax.Array:
-    """step/steps in [0, 1], exactly 1 from ``steps`` on (at once when ``steps`` is 0)."""
-    done = step >= min(steps, LAST)
-    return jnp.where(done, 1.0, jnp.clip(step.astype(jnp.float32) / max(steps, 1), 0.0, 1.0))
+def _way(step: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
+    """What is left and what is done of ``steps``, as fractions; both from integers, so that neither loses digits."""
+    done = jnp.clip(step, 0, steps)
+    left = (steps - done).astype(jnp.float32) / max(steps, 1)
+    return left, jnp.where(done >= steps, 1.0, done.astype(jnp.float32) / max(steps, 1))
 
 
-def _between(w: jax.Array, start: Any, end: Any) -> jax.Array:
-    """w·start + (1 − w)·end; a side of weight 0 does not count, whatever it is."""
-    w, start, end = (jnp.asarray(x, jnp.float32) for x in (w, start, end))
-    return jnp.where(w == 1, start, jnp.where(w == 0, end, w * start + (1 - w) * end))
+def _wave(left: jax.Array, done: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """½(1 + cos πx) and ½(1 − cos πx) at x = ``done``, as squared sines: no digit is lost where they vanish."""
+    return jnp.sin(jnp.pi / 2 * left) ** 2, jnp.sin(jnp.pi / 2 * done) ** 2
 
 
-def _cosine_weight(x: jax.Array) -> jax.Array:
-    """½(1 + cos πx), from exactly 1 to exactly 0."""
-    return jnp.where(x >= 1, 0.0, 0.5 * (1 + jnp.cos(jnp.pi * x)))
+def _between(weights: tuple[jax.Array, jax.Array], start: Any, end: Any) -> jax.Array:
+    """w·start + v·end; a side of weight 0 does not count, whatever it is."""
+    w, v, start, end = (jnp.asarray(x, jnp.float32) for x in (*weights, start, end))
+    return jnp.where(v == 0, start, jnp.where(w == 0, end, w * start + v * end))
 
 
 @schedule
@@ -101,7 +105,7 @@ def linear(init_value, end_value, steps: int):
     [1.0, 0.75, 0.0, 0.0]
     """
     steps = _length("linear", "steps", steps)
-    return lambda step: _between(1 - _fraction(step, steps), init_value, end_value)
+    return lambda step: _between(_way(step, steps), init_value, end_value)
 
 
 @schedule
@@ -109,7 +113,12 @@ def polynomial(init_value, end_value, power, steps: int):
     """``end + (init − end)·(1 − x)ᵖ`` with x = step/steps, then constant; p = ``power`` > 0."""
     steps = _length("polynomial", "steps", steps)
     checks.between("polynomial", "power", power, 0, math.inf, open_low=True)
-    return lambda step: _between((1 - _fraction(step, steps)) ** power, init_value, end_value)
+
+    def value(step):
+        w = _way(step, steps)[0] ** power
+        return _between((w, 1 - w), init_value, end_value)
+
+    return value
 
 
 @schedule
@@ -119,7 +128,7 @@ def exponential(init_value, decay_rate, steps: int):
 
     def value(step):
         step = jnp.maximum(step, 0)
-        whole, part = (step // min(steps, LAST), step % min(steps, LAST))  # integers: exact at every multiple
+        whole, part = step // steps, step % steps  # integers: exact at every multiple
         rate = jnp.asarray(decay_rate, jnp.float32)
         return init_value * rate ** whole.astype(jnp.float32) * rate ** (part.astype(jnp.float32) / steps)
 
@@ -134,7 +143,7 @@ def cosine(init_value, steps: int, *, end_value=0.0):
     arXiv:1608.03983, without restarts.
     """
     steps = _length("cosine", "steps", steps)
-    return lambda step: _between(_cosine_weight(_fraction(step, steps)), init_value, end_value)
+    return lambda step: _between(_wave(*_way(step, steps)), init_value, end_value)
 
 
 @schedule
@@ -148,8 +157,8 @@ def inverse_sqrt(peak_value, warmup_steps: int):
     least = max(warmup_steps, 1)
 
     def value(step):
-        decayed = jnp.sqrt(least / jnp.maximum(step, min(least, LAST)).astype(jnp.float32))
-        return peak_value * _fraction(step, warmup_steps) * decayed
+        decayed = jnp.sqrt(least / jnp.maximum(step, least).astype(jnp.float32))
+        return peak_value * _way(step, warmup_steps)[1] * decayed
 
     return value
 
@@ -164,13 +173,13 @@ def piecewise_constant(init_value, boundaries_and_values: Mapping[int, Any]):
     >>> [round(s(i).item(), 6) for i in (9, 10, 20)]
     [1.0, 0.5, 0.1]
     """
-    boundaries = sorted(_length("piecewise_constant", "boundary", b) for b in boundaries_and_values)
+    for boundary in boundaries_and_values:
+        _length("piecewise_constant", "boundary", boundary)
 
     def value(step):
         result = jnp.broadcast_to(jnp.asarray(init_value, jnp.float32), step.shape)
-        for b in boundaries:
-            if b <= LAST:
-                result = jnp.where(step >= b, boundaries_and_values[b], result)
+        for boundary in sorted(b for b in boundaries_and_values if b <= LAST):
+            result = jnp.where(step >= boundary, boundaries_and_values[boundary], result)
         return result
 
     return value
@@ -189,8 +198,8 @@ def one_cycle(peak_value, steps: int, *, pct_start=0.3, div_factor=25.0, final_d
     low, end = peak_value / div_factor, peak_value / div_factor / final_div_factor
 
     def value(step):
-        rising = _between(_cosine_weight(_fraction(step, first)), low, peak_value)
-        falling = _between(_cosine_weight(_fraction(step - first, steps - first)), peak_value, end)
+        rising = _between(_wave(*_way(step, first)), low, peak_value)
+        falling = _between(_wave(*_way(step - first, steps - first)), peak_value, end)
         return jnp.where(step < first, rising, falling)
 
     return value
@@ -210,9 +219,9 @@ def warmup_cosine(peak_value, *, warmup_steps: int, decay_steps: int, init_value
     decay_steps = _length("warmup_cosine", "decay_steps", decay_steps, least=warmup_steps + 1)
 
     def value(step):
-        rising = _between(1 - _fraction(step, warmup_steps), init_value, peak_value)
-        x = _fraction(step - warmup_steps, decay_steps - warmup_steps)
-        return jnp.where(step < warmup_steps, rising, _between(_cosine_weight(x), peak_value, end_value))
+        rising = _between(_way(step, warmup_steps), init_value, peak_value)
+        falling = _wave(*_way(step - warmup_steps, decay_steps - warmup_steps))
+        return jnp.where(step < warmup_steps, rising, _between(falling, peak_value, end_value))
 
     return value
 
@@ -227,14 +236,14 @@ def warmup_stable_decay(
     """
     name = "warmup_stable_decay"
     warmup_steps = _length(name, "warmup_steps", warmup_steps)
-    start = warmup_steps + _length(name, "stable_steps", stable_steps)
+    start = min(warmup_steps + _length(name, "stable_steps", stable_steps), LAST)
     decay_steps = _length(name, "decay_steps", decay_steps)
 
     def value(step):
-        rising = _between(1 - _fraction(step, warmup_steps), init_value, peak_value)
-        falling = _between(1 - _fraction(step - min(start, LAST), decay_steps), peak_value, end_value)
+        rising = _between(_way(step, warmup_steps), init_value, peak_value)
+        falling = _between(_way(step - start, decay_steps), peak_value, end_value)
         flat = jnp.asarray(peak_value, jnp.float32)
-        return jnp.where(step < warmup_steps, rising, jnp.where(step < min(start, LAST), flat, falling))
+        return jnp.where(step < warmup_steps, rising, jnp.where(step < start, flat, falling))
 
     return value
 
@@ -250,14 +259,16 @@ def join(schedules: Sequence[Callable[[jax.Array], Any]], boundaries: Sequence[i
         raise ValueError(
             f"join: {len(schedules)} schedules and {len(boundaries)} boundaries, expected one boundary fewer"
         )
-    starts = [_length("join", "boundary", b) for b in boundaries]
-    if starts != sorted(starts):
+    for boundary in boundaries:
+        _length("join", "boundary", boundary)
+    if list(boundaries) != sorted(boundaries):
         raise ValueError(f"join: boundaries are {list(boundaries)}, expected increasing steps")
 
     def value(step):
         result = jnp.asarray(schedules[0](step), jnp.float32)
-        for start, following in zip(starts, schedules[1:], strict=True):
-            result = jnp.where(step >= start, following(step - start), result)
+        for start, following in zip(boundaries, schedules[1:], strict=True):
+            if start <= LAST:
+                result = jnp.where(step >= start, following(step - start), result)
         return result
 
     return value
