@@ -1,9 +1,9 @@
 """Schedules: pure functions ``step -> value``, the step counted from 0, the value float32.
 
 Exact at both ends for up to 2³¹ steps: lengths are compared as integers, and a value between ``a`` and ``b`` is
-``w·a + v·b``, where w runs from exactly 1 to exactly 0 and v = 1 − w is computed on its own. Like transformations they are values: they print
-as their call, compare, hash and pickle, so that ``adamw(warmup_cosine(...))`` does too. Values may be arrays;
-lengths are Python integers.
+``w·a + v·b``, where w runs from exactly 1 to exactly 0 and v = 1 − w is computed on its own. Like
+transformations they are values: they print as their call, compare, hash and pickle, so that
+``adamw(warmup_cosine(...))`` does too. Values may be arrays; lengths are Python integers.
 """
 
 import functools
