@@ -72,11 +72,13 @@ def log_p_and_targets(name: str, logits: Any, labels: Any, axis: Axis, where: An
     return log_probabilities(z, axes), y, axes, where
 
 
-def weights_of(name: str, class_weights: Any, labels: jax.Array, num_classes: int, dtype: Any) -> Any:
+def weights_of(
+    name: str, argument: str, class_weights: Any, labels: jax.Array, num_classes: int, dtype: Any
+) -> Any:
     """The weight of each class and that of each label's class (1 for a label that is no class)."""
     if class_weights is None:
         return None, None
-    checks.shape(name, "class_weights", class_weights, (num_classes,))
+    checks.shape(name, argument, class_weights, (num_classes,))
     class_weights = jnp.asarray(class_weights).astype(dtype)
     valid = (labels >= 0) & (labels < num_classes)
     return class_weights, jnp.where(valid, class_weights[jnp.clip(labels, 0, num_classes - 1)], 1)

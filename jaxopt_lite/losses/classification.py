@@ -141,7 +141,9 @@ def softmax_cross_entropy_with_integer_labels(
     (z,) = entries(name, where, weights, axis=-1, logits=logits)
     if classes is not None:
         z = jnp.where(classes, z, -jnp.inf)
-    class_weights, label_weights = weights_of(name, class_weights, labels, num_classes, z.dtype)
+    class_weights, label_weights = weights_of(
+        name, "class_weights", class_weights, labels, num_classes, z.dtype
+    )
     losses = negative_log_likelihood(
         z, labels, classes, label_smoothing, z_loss, class_weights, label_weights
     )

@@ -18,9 +18,10 @@ from jaxopt_lite.losses.reduce import Axis, entries, option, product, reduced
 
 
 def _focal(ce: jax.Array, mistake: jax.Array, gamma: Any) -> jax.Array:
-    """mistakeᵞ·ce; the floor keeps the power differentiable at 0, and an infinite ``ce`` stays (there mistake = 1)."""
-    modulation = jnp.maximum(mistake, jnp.finfo(ce.dtype).tiny) ** gamma
-    return jnp.where(jnp.isinf(ce), ce, jnp.where(jnp.isinf(ce), 0, ce) * modulation)
+    """mistakeᵞ·ce; 0 where there is no mistake left to differentiate, ∞ where ``ce`` is (there mistake = 1)."""
+    certain, hopeless = mistake < jnp.finfo(ce.dtype).tiny, jnp.isinf(ce)
+    modulation = jnp.where(certain, 0, jnp.where(certain, 1, mistake) ** gamma)
+    return jnp.where(hopeless, ce, jnp.where(hopeless, 0, ce) * modulation)
 
 
 def sigmoid_focal_loss(
@@ -90,7 +91,7 @@ def softmax_focal_loss(
     losses = _focal(ce, -jnp.expm1(-ce), gamma)
     if alpha is not None:
         alpha = jnp.broadcast_to(alpha, (num_classes,)) if jnp.ndim(alpha) == 0 else alpha
-        losses = product(weights_of(name, alpha, labels, num_classes, z.dtype)[1], losses)
+        losses = product(weights_of(name, "alpha", alpha, labels, num_classes, z.dtype)[1], losses)
     return reduced(name, valid_or_nan(losses, labels, num_classes), where, weights, reduction)
 
 

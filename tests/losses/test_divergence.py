@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_lite import losses
-from tests.oracles.compare import DTYPES, Case, check, check_golden, golden, triples
+from tests.oracles.compare import DTYPES, Case, check, triples
 
 INF = np.inf
 RNG = np.random.default_rng(0)
@@ -124,9 +124,7 @@ def test_distillation_ends_and_errors():
     np.testing.assert_allclose(losses.distillation_loss(z, teacher, y, alpha=0.0), hard, rtol=1e-6)
     np.testing.assert_array_equal(losses.distillation_loss(z, z), np.zeros(5))
     assert np.isnan(losses.distillation_loss(z, teacher, y + 3, alpha=0.5)).all()
-    with pytest.raises(
-        ValueError, match="distillation_loss: labels is None, expected integer labels for alpha=0.5"
-    ):
+    with pytest.raises(ValueError, match="labels is None, expected integer labels for alpha"):
         losses.distillation_loss(z, teacher, alpha=0.5)
     with pytest.raises(ValueError, match=r"temperature is 0, expected a number in \(0, inf\)"):
         losses.distillation_loss(z, teacher, temperature=0)

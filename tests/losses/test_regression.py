@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_lite import losses
-from tests.oracles.compare import DTYPES, Case, check, check_golden, golden, pairs, triples, value_and_slope
+from tests.oracles.compare import DTYPES, Case, check, check_golden, golden, pairs, triples
 
 P = np.array([[1.2, 1.8, 3.5], [-0.3, 0.0, 40.0]], np.float32)
 T = np.array([[1.0, 2.0, 3.0], [0.5, 0.0, -2.0]], np.float32)

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ class Case(NamedTuple):
 
     name: str
     inputs: tuple[Any, ...]
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = types.MappingProxyType({})
     noise: float | Callable[..., Any] = 0.0
     slope_noise: float | Callable[..., Any] = 0.0
     differentiate: tuple[int, ...] = (0,)
