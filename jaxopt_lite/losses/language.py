@@ -1,5 +1,6 @@
 """Losses over a large vocabulary, from hidden states and the output head, never holding the logits."""
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -69,8 +70,8 @@ def linear_softmax_cross_entropy(
         in the backward pass: 8·N·H·V operations for N tokens, any cotangent, no float32 array as large as the
         kernel. ``False`` walks chunks of tokens and forms the gradient in the forward pass: 6·N·H·V
         operations, a float32 ``[H, V]`` accumulator, one scalar result only. ``None`` takes ``False`` for a
-        scalar result without stats when the accumulator costs little: a kernel of 32 bits or more, whose
-        gradient it becomes, or 4·H ≤ N; else ``True``.
+        scalar result without stats from a 16-bit kernel with 4·H ≤ N, where operations are what costs and the
+        accumulator is at most a quarter of the logits; else ``True``, which on a CPU is no slower either.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes the multiple of 128 nearest to what makes a block of logits as large as ``hidden``:
         H columns, within 1024 … 8192; or N·H/V tokens, within 256 … 1024.
@@ -98,19 +99,12 @@ def linear_softmax_cross_entropy(
             "expected a scalar reduction without stats: its gradient exists for one cotangent only"
         )
     want = ("sum",) * bool(label_smoothing) + ("entropy", "argmax") * return_stats
-    head = Head(
-        softcap=logit_softcap,
-        temperature=temperature,
-        transpose=transpose_kernel,
-        axis_name=axis_name,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        want=want,
-    )
+    head = head_of(name, logit_softcap, temperature, transpose_kernel, axis_name, want)
+    head = replace(head, label_smoothing=float(label_smoothing), z_loss=float(z_loss))
     x, kernel, bias, y, keep, factor = _rows(
         name, head, hidden, kernel, labels, bias, where, weights, ignore_index
     )
-    head = _sized(name, head, x, kernel, chunk_size)
+    head = sized(name, head, x, kernel, chunk_size)
     if recompute is None:
         recompute = not (scalar and _accumulates_cheaply(x, kernel))
     shape, heavy = jnp.shape(labels), None if weights is None else jnp.reshape(weights, -1)
@@ -157,19 +151,23 @@ def linear_log_probs(
     """
     name = "linear_log_probs"
     want = ("entropy",) * return_entropy
-    head = Head(
-        softcap=logit_softcap,
-        temperature=temperature,
-        transpose=transpose_kernel,
-        axis_name=axis_name,
-        want=want,
-    )
+    head = head_of(name, logit_softcap, temperature, transpose_kernel, axis_name, want)
     x, kernel, bias, y, _, factor = _rows(name, head, hidden, kernel, labels, bias, None, None, None)
-    head = _sized(name, head, x, kernel, chunk_size)
+    head = sized(name, head, x, kernel, chunk_size)
     stats = vocabulary.combine(head, vocabulary.row_stats(head, *vocabulary.alike(x, kernel, bias, y)))
     shape = jnp.shape(labels)
     log_probs = ((stats["label"] - stats["lse"]) * factor).reshape(shape)
     return (log_probs, stats["entropy"].reshape(shape)) if return_entropy else log_probs
+
+
+def head_of(
+    name: str, softcap, temperature, transpose: bool, axis_name: Any = None, want: tuple[str, ...] = ()
+) -> Head:
+    """The static options, which must be Python numbers: they are compiled in."""
+    softcap = None if softcap is None else float(softcap)
+    checks.between(name, "logit_softcap", softcap, 0, math.inf, open_low=True)
+    checks.between(name, "temperature", float(temperature), 0, math.inf, open_low=True)
+    return Head(softcap, float(temperature), transpose, axis_name=axis_name, want=want)
 
 
 def _rows(name: str, head: Head, hidden, kernel, labels, bias, where, weights, ignore_index) -> tuple:
@@ -180,9 +178,11 @@ def _rows(name: str, head: Head, hidden, kernel, labels, bias, where, weights, i
     hidden, kernel, labels = jnp.asarray(hidden), jnp.asarray(kernel), jnp.asarray(labels)
     bias = None if bias is None else jnp.asarray(bias)
     _check(name, head, hidden, kernel, labels, bias)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     check_mask(name, where, weights, labels.shape)
     keep = counted(where, weights)
-    if ignore_index is not None:
+    bounds = jnp.iinfo(labels.dtype)
+    if ignore_index is not None and bounds.min <= ignore_index <= bounds.max:
         valued = labels != ignore_index
         keep = valued if keep is None else keep & valued
     right = (labels >= 0) & (labels < vocabulary.classes(head, kernel))
@@ -214,7 +214,10 @@ def _class_weight(name: str, head: Head, class_weights, kernel, y, dtype) -> jax
     width = kernel.shape[head.vocabulary_axis]
     checks.shape(name, "class_weights", class_weights, (width,))
     local = y - vocabulary.first_class(head, kernel)
-    found = jnp.asarray(class_weights).astype(dtype)[jnp.clip(local, 0, width - 1)]
+    table, place = jnp.asarray(class_weights).astype(dtype), None
+    if jax.typeof(y).sharding.mesh.explicit_axes:  # the table whole on every device, the result as the labels
+        table, place = jax.sharding.reshard(table, jax.sharding.PartitionSpec(None)), jax.typeof(y).sharding
+    found = table.at[local].get(mode="clip", out_sharding=place)
     found = jnp.where((local >= 0) & (local < width), found, 0)
     return found if head.axis_name is None else lax.psum(found, head.axis_name)
 
@@ -224,11 +227,11 @@ def _token_stats(stats: vocabulary.Stats, keep, shape: tuple[int, ...]) -> Token
     return TokenStats(*(hide(stats[name]) for name in TokenStats._fields))
 
 
-def _sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: int | None) -> Head:
+def sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: int | None) -> Head:
     """The head with the sizes of its blocks and chunks (see ``linear_softmax_cross_entropy``)."""
     rows, features, columns = x.shape[0], x.shape[1], kernel.shape[head.vocabulary_axis]
     if chunk_size is not None:
-        checks.between(name, "chunk_size", chunk_size, 1, float("inf"))
+        checks.between(name, "chunk_size", chunk_size, 1, math.inf)
         return replace(head, columns=min(chunk_size, columns), tokens=min(chunk_size, rows))
     fit = lambda size, low, high: max(low, min(high, 128 * round(size / 128)))
     width, tokens = fit(features, 1024, 8192), fit(rows * features / columns, 256, 1024)
@@ -236,5 +239,5 @@ def _sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: i
 
 
 def _accumulates_cheaply(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether a float32 accumulator as large as the kernel is the gradient itself, or small beside the logits."""
-    return kernel.dtype.itemsize >= 4 or 4 * x.shape[1] <= x.shape[0]
+    """Whether 6·N·H·V operations beat 8 at the price of a float32 accumulator as large as the kernel."""
+    return kernel.dtype.itemsize < 4 and 4 * x.shape[1] <= x.shape[0]

@@ -1,45 +1,45 @@
-"""Run a kernel shard by shard when ``jit`` finds its arguments sharded over a mesh.
+"""Run a kernel shard by shard when its arguments are sharded over a mesh.
 
 Left to itself, the compiler gathers the whole output head in every step of the loop over its blocks. Here each
 device walks its own tokens and its own part of the vocabulary; gradients are summed over the mesh once, after
 the loop. On one device, and inside shard_map, the kernel runs as it is.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def spread(kernel: Callable, head: Any, outputs: Any, *arrays: Any) -> Any:
-    """``kernel(head, x, w, b, …)`` with the axes of each result named in ``outputs``.
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def spread(kernel: Callable, head: Any, inputs: Any, outputs: Any, *arrays: Any) -> Any:
+    """``kernel(head, x, w, …)`` with the axes of each argument and each result named in a word.
 
-    Axes are letters: n tokens, h features, v vocabulary; one name may stand for a whole tree. The first three
-    arrays are ``nh``, ``hv`` or ``vh``, ``v``; all others are ``n``. A kernel must finish rows (``n``) itself,
-    by collectives over ``head.axis_name``; results with h or v come back as this shard's part of a sum.
+    Its letters: n tokens, v vocabulary, h and g features; one word may stand for a whole tree. A kernel must
+    finish rows (``n``) itself, by collectives over ``head.axis_name``; results with features or vocabulary come
+    back as this shard's part of a sum.
     """
     whole = partial(kernel, head)
     if jax.sharding.get_abstract_mesh().manual_axes:
         return whole(*arrays)
-    outputs = jax.tree.broadcast(outputs, jax.eval_shape(whole, *arrays))
-    inputs = ("nh", "vh" if head.transpose else "hv", None if arrays[2] is None else "v")
-    inputs += tuple(jax.tree.map(lambda _: "n", a) for a in arrays[3:])
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
+    results = jax.eval_shape(whole, *shapes)
+    plan = Plan(kernel, head, jax.tree.broadcast(inputs, arrays), jax.tree.broadcast(outputs, results))
+    typed = jax.typeof(arrays[0]).sharding.mesh
+    if typed.explicit_axes:
+        return plan.typed(typed, *arrays)
 
     split = custom_partitioning(lambda *a: whole(*a))
-    names = ", ".join(" ".join(axes) for axes in jax.tree.leaves(inputs))
-    names += " -> " + ", ".join(" ".join(axes) for axes in jax.tree.leaves(outputs))
-    split.def_partition(
-        partial(_partition, kernel, head, inputs, outputs),
-        sharding_rule=names,
-        need_replication_factors=("h",),
-    )
-
+    rule = plan.rule()
+    whole_factors = tuple(letter for letter in "gh" if letter in rule)
+    split.def_partition(plan.partition, sharding_rule=rule, need_replication_factors=whole_factors)
     batched = jax.custom_batching.custom_vmap(split)
     batched.def_vmap(lambda _, mapped, *a: _over_batch(whole, mapped, a))
     smooth = jax.custom_jvp(batched)
@@ -52,31 +52,64 @@ def _over_batch(whole: Callable, mapped: Any, arrays: tuple) -> tuple:
     return result, jax.tree.map(lambda _: True, result)
 
 
-def _partition(
-    kernel: Callable, head: Any, inputs: Any, outputs: Any, mesh: Any, arrays: Any, _: Any
-) -> tuple:
-    """How to split the kernel: tokens as ``x`` is split, vocabulary as ``w`` is, features not at all."""
-    x, w = arrays[:2]
-    tokens = _axes(x, 0)
-    vocabulary = tuple(a for a in _axes(w, head.vocabulary_axis) if a not in tokens)
-    over = {"n": tokens, "v": vocabulary, "h": ()}
-    local = replace(head, axis_name=vocabulary or None)
+@dataclass(frozen=True)
+class Plan:
+    """A kernel and the axes of its arguments and results: what is needed to split it over any mesh."""
 
-    def shard(*parts: Any) -> Any:
-        return jax.tree.map(lambda axes, a: _sum(a, axes, over), outputs, kernel(local, *parts))
+    kernel: Callable
+    head: Any
+    inputs: Any
+    outputs: Any
 
-    place = lambda axes: NamedSharding(mesh, PartitionSpec(*(over[axis] or None for axis in axes)))
-    return mesh, shard, jax.tree.map(place, outputs), jax.tree.map(place, inputs)
+    def rule(self) -> str:
+        """How shardings of arguments and results hang together, in the notation of custom_partitioning."""
+        spelled = (", ".join(" ".join(a) for a in jax.tree.leaves(t)) for t in (self.inputs, self.outputs))
+        return " -> ".join(spelled)
+
+    def split(self, mesh: Any, arrays: Any) -> tuple[Callable, Any, Any]:
+        """The kernel of one shard, and the specs of arguments and results.
+
+        Tokens are split as ``x`` is, the vocabulary as ``w`` is, features not at all.
+        """
+        tokens = _axes(mesh, arrays[0], 0)
+        over = {
+            "n": tokens,
+            "h": (),
+            "g": (),
+            "v": _axes(mesh, arrays[1], self.head.vocabulary_axis, taken=tokens),
+        }
+        local = replace(self.head, axis_name=over["v"] or None)
+
+        def shard(*parts: Any) -> Any:
+            results = self.kernel(local, *parts)
+            return jax.tree.map(lambda axes, a: _sum(a, axes, over), self.outputs, results)
+
+        place = lambda axes: PartitionSpec(*(over[axis] or None for axis in axes))
+        return shard, jax.tree.map(place, self.inputs), jax.tree.map(place, self.outputs)
+
+    def partition(self, mesh: Any, arrays: Any, results: Any) -> tuple:
+        """For the partitioner, which knows the shardings at compile time."""
+        if mesh.empty:  # no mesh can be told from the shardings: every device does the whole
+            devices = next(a.sharding.device_set for a in jax.tree.leaves((arrays, results)) if a.sharding)
+            mesh = Mesh(np.array(sorted(devices, key=lambda d: d.id)), ("devices",))
+        shard, inputs, outputs = self.split(mesh, arrays)
+        place = partial(jax.tree.map, partial(NamedSharding, mesh))
+        return mesh, shard, place(outputs), place(inputs)
+
+    def typed(self, mesh: Any, *arrays: Any) -> Any:
+        """For a mesh of explicit axes, where the shardings are known when the program is traced."""
+        shard, inputs, outputs = self.split(mesh, jax.tree.map(jax.typeof, arrays))
+        moved = jax.tree.map(lambda a, s: jax.sharding.reshard(a, NamedSharding(mesh, s)), arrays, inputs)
+        return jax.shard_map(shard, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)(*moved)
 
 
-def _axes(array: Any, dimension: int) -> tuple:
+def _axes(mesh: Any, array: Any, dimension: int, taken: tuple = ()) -> tuple:
     """The mesh axes that split a dimension; none where they do not divide it, since nothing may be padded."""
-    entry = (*array.sharding.spec, *(None,) * array.ndim)[dimension]
+    spec = getattr(array.sharding, "spec", None) or ()
+    entry = (*spec, *(None,) * len(array.shape))[dimension]
     axes = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
-    parts = 1
-    for axis in axes:
-        parts *= array.sharding.mesh.shape[axis]
-    return axes if array.shape[dimension] % parts == 0 else ()
+    axes = tuple(a for a in axes if a in mesh.axis_names and a not in taken)
+    return axes if array.shape[dimension] % math.prod(mesh.shape[a] for a in axes) == 0 else ()
 
 
 def _sum(a: jax.Array, axes: str, over: dict[str, tuple]) -> jax.Array:

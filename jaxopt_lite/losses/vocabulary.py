@@ -14,9 +14,8 @@ Symbols: ``x [N, H]`` hidden states, ``w [H, V]`` head, ``b [V]`` bias, ``y [N]`
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product as product_of
 from typing import Any
 
 import jax
@@ -43,6 +42,8 @@ class Head:
     axis_name: Any = None  # the mesh axis over which the vocabulary is sharded, under shard_map
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    wanted: tuple[bool, ...] = (True, True, True)  # which of x, w and b need a gradient, in fused_loss
+    beta: float = 0.0  # of the divergence between two heads
 
     @property
     def vocabulary_axis(self) -> int:
@@ -166,7 +167,7 @@ def update(carry: Stats, z: jax.Array, start: Any, y: jax.Array) -> Stats:
 def finish(carry: Stats) -> Stats:
     """The statistics, once every block is in."""
     log_total = jnp.log(carry["total"])
-    stats = {name: carry[name] for name in ("label", "sum", "argmax") if name in carry}
+    stats: Stats = {name: carry[name] for name in ("label", "sum", "argmax") if name in carry}
     if "argmax" in carry:
         stats["max"] = carry["max"]  # to tell which shard's is the one
     if "entropy" in carry:
@@ -243,18 +244,19 @@ def row_loss(head: Head, stats: Stats, classes: int) -> jax.Array:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def row_stats(head: Head, x: jax.Array, w: jax.Array, b: Bias, y: jax.Array) -> Stats:
     """The statistics of every row; of this shard's part of it when ``head.axis_name`` is set."""
-    return spread(stream if head.axis_name else whole_stream, head, "n", x, w, b, y)
+    return _row_stats_forward(head, x, w, b, y)[0]
 
 
 def _row_stats_forward(head: Head, x, w, b, y):
-    stats = row_stats(head, x, w, b, y)
+    stats = spread(stream if head.axis_name else whole_stream, head, rows_axes(head), "n", x, w, b, y)
     return stats, (x, w, b, y, stats)
 
 
 def _row_stats_backward(head: Head, kept, cts: Stats):
-    x, _, b, _, _ = kept
+    x = kept[0]
     cts = {name: ct for name, ct in cts.items() if ct.dtype != jax.dtypes.float0}
-    dx, dw, db = spread(stream_back, head, ("nh", kernel_axes(head), None if b is None else "v"), *kept, cts)
+    axes = rows_axes(head)
+    dx, dw, db = spread(stream_back, head, (*axes, "n", "n"), axes[:3], *kept, cts)
     return dx.astype(x.dtype), dw, db, None
 
 
@@ -311,8 +313,10 @@ def _fused_loss_jvp(head: Head, primals, tangents):
     """The gradient is a constant by now: its product with the tangents transposes to a scaling of it."""
     weights = primals[4]
     wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents[:3])
-    axes = tuple(a if want else None for a, want in zip(("nh", kernel_axes(head), "v"), wanted, strict=True))
-    losses, *gradients = spread(chunked[wanted], head, ("n", *axes), *primals)
+    axes = rows_axes(head)
+    losses, *gradients = spread(
+        chunk_gradients, replace(head, wanted=wanted), (*axes, "n"), ("n", *axes[:3]), *primals
+    )
     pairs = [(g, t) for g, t in zip(gradients, tangents[:3], strict=True) if g is not None]
     tangent = sum((jnp.sum(g * t.astype(g.dtype)) for g, t in pairs), jnp.zeros((), losses.dtype))
     if head.axis_name is not None and pairs:
@@ -322,9 +326,9 @@ def _fused_loss_jvp(head: Head, primals, tangents):
     return weighed(weights, losses), tangent
 
 
-def chunk_gradients(wanted: tuple[bool, ...], head: Head, x, w, b, y, weights) -> tuple:
+def chunk_gradients(head: Head, x, w, b, y, weights) -> tuple:
     """``ℓ [N]`` and the gradients of ``Σ weights·ℓ`` in ``x``, ``w``, ``b`` (``None`` where not wanted)."""
-    axis, dtype, axes = head.vocabulary_axis, wide(x, w), varying(x)
+    axis, dtype, axes, wanted = head.vocabulary_axis, wide(x, w), varying(x), head.wanted
     zeros = lambda want, shape, dtype: vary(jnp.zeros(shape, dtype), axes) if want else None
 
     def body(start, width, carry):
@@ -352,18 +356,14 @@ def chunk_pull(head: Head, x, w, b, y, weights) -> tuple[jax.Array, jax.Array]:
     return losses, stats_pull(head, z, start, y, stats, back(weights)[0])
 
 
-# one function per choice of gradients, the same object at every call, so that a traced program is found again
-chunked = {wanted: partial(chunk_gradients, wanted) for wanted in product_of((False, True), repeat=3)}
-
-
 def weighed(weights: jax.Array, losses: jax.Array) -> jax.Array:
     """``Σ w·ℓ``, where a weight of 0 hides even an infinite loss."""
     return jnp.sum(jnp.where(weights != 0, weights * losses, 0))
 
 
-def kernel_axes(head: Head) -> str:
-    """The axes of the kernel, as ``spread`` names them."""
-    return "vh" if head.transpose else "hv"
+def rows_axes(head: Head) -> tuple[str, ...]:
+    """The axes of x, w, b and y, as ``spread`` names them."""
+    return "nh", "vh" if head.transpose else "hv", "v", "n"
 
 
 def first_class(head: Head, w: jax.Array) -> Any:
