@@ -28,7 +28,7 @@ from jax import lax
 
 from jaxopt_lite import checks
 from jaxopt_lite.losses.reduce import entries, option, product, reduced
-from jaxopt_lite.losses.sequence import log_add
+from jaxopt_lite.losses.sequence import log_add, sigmoid
 
 Array = jax.typing.ArrayLike
 Number = float | jax.Array
@@ -263,7 +263,8 @@ def _log_one_plus_odds_ratio(l: jax.Array, w: jax.Array) -> jax.Array:
     lower, upper = jnp.where(ordered, l, -1), jnp.where(ordered, w, -1)
     small = jnp.log1p(jnp.exp(lower - upper) * (jnp.expm1(upper) / jnp.expm1(lower)))
     lower, upper = jnp.where(ordered, -1, w), jnp.where(ordered, -1, l)
-    large = softplus((upper - lower) + jnp.log(-jnp.expm1(lower)) - jnp.log(-jnp.expm1(upper)))
+    # 0 − …, not −…: the derivative at l = 0 is +∞ only for a positive zero.
+    large = softplus((upper - lower) + jnp.log(0 - jnp.expm1(lower)) - jnp.log(0 - jnp.expm1(upper)))
     return jnp.where(ordered, small, large)
 
 
@@ -309,7 +310,7 @@ def kto_loss(
     desirable_weight = number(name, "desirable_weight", desirable_weight, w.dtype)
     undesirable_weight = number(name, "undesirable_weight", undesirable_weight, w.dtype)
     class_weights = jnp.where(good, desirable_weight, undesirable_weight)
-    losses = class_weights * jax.nn.sigmoid(beta * jnp.where(good, shortfall, -shortfall))
+    losses = class_weights * sigmoid(beta * jnp.where(good, shortfall, -shortfall))
     return reduced(name, losses, where, weights, reduction)
 
 

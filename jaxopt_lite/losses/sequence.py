@@ -16,6 +16,19 @@ from jaxopt_lite.losses.reduce import counted, entries, reduced
 
 
 @jax.custom_jvp
+def sigmoid(x: jax.Array) -> jax.Array:
+    """σ(x), with the derivative σ(x)·σ(−x): σ(x)·(1 − σ(x)) has no digits left where σ(x) is nearly 1.
+
+    >>> jax.grad(sigmoid)(30.0) > 0
+    Array(True, dtype=bool)
+    """
+    return jax.nn.sigmoid(x)
+
+
+sigmoid.defjvps(lambda dx, y, x: dx * y * sigmoid(-x))
+
+
+@jax.custom_jvp
 def log_add(a: jax.Array, b: jax.Array) -> jax.Array:
     """log(eᵃ + eᵇ); of two −∞ it is −∞ with the derivative 0, where the plain formula has NaN.
 
@@ -28,9 +41,9 @@ def log_add(a: jax.Array, b: jax.Array) -> jax.Array:
 @log_add.defjvp
 def _log_add_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (a, b), (da, db) = primals, tangents
-    gap = jnp.where(a == b, 0, a - b)
     nothing = (a == -jnp.inf) & (b == -jnp.inf)
-    share_a, share_b = (jnp.where(nothing, 0, jax.nn.sigmoid(g)) for g in (gap, -gap))
+    gap = jnp.where(nothing, 0, a - b)
+    share_a, share_b = (jnp.where(nothing, 0, sigmoid(g)) for g in (gap, -gap))
     return log_add(a, b), share_a * da + share_b * db
 
 
@@ -82,6 +95,34 @@ def _forward(
     return final, blanks.at[-1:].set(final[None]), labels
 
 
+def _ctc(
+    name: str,
+    logits: Any,
+    logit_paddings: Any,
+    labels: Any,
+    label_paddings: Any,
+    blank_id: int,
+    where: Any,
+    weights: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Losses ``[B]``, and both log α."""
+    padded, y, no_label = _checked(name, logits, logit_paddings, labels, label_paddings, blank_id)
+    (z,) = entries(name, where, weights, axis=(1, 2), logits=logits)
+    log_p = log_probabilities(jnp.where(padded[..., None], 0, z))
+    outside = (y < 0) | (y >= z.shape[2])
+    log_label = jnp.take_along_axis(log_p, jnp.where(outside, 0, y)[:, None, :], axis=2)
+    log_blank = log_p[..., blank_id, None]
+    repeats = jnp.pad(y[:, 1:] == y[:, :-1], ((0, 0), (0, min(1, y.shape[1]))))
+    final, blanks, emits = _forward(log_blank.swapaxes(0, 1), log_label.swapaxes(0, 1), padded, repeats)
+    length = jnp.sum(~no_label, axis=1, keepdims=True)
+    losses = -jnp.take_along_axis(final, length, axis=1)[:, 0]
+    # Rounding may carry a probability past 1; the gradient is kept, so a plain maximum will not do.
+    losses = losses + lax.stop_gradient(jnp.maximum(-losses, 0))
+    wrong, keep = jnp.any(outside, axis=1), counted(where, weights)
+    wrong = wrong if keep is None else wrong & keep
+    return losses * jnp.where(wrong, jnp.nan, 1).astype(losses.dtype), blanks, emits
+
+
 def ctc_loss_with_forward_probs(
     logits: jax.typing.ArrayLike,
     logit_paddings: jax.typing.ArrayLike,
@@ -102,23 +143,8 @@ def ctc_loss_with_forward_probs(
     label. ``log_epsilon`` stands for log 0 in these two arrays; the loss is exact and knows no epsilon.
     """
     name = "ctc_loss_with_forward_probs"
-    padded, y, no_label = _checked(name, logits, logit_paddings, labels, label_paddings, blank_id)
-    classes = jnp.shape(logits)[2]
-    (z,) = entries(name, where, weights, axis=(1, 2), logits=logits)
-    log_p = log_probabilities(jnp.where(padded[..., None], 0, z))
-    outside = (y < 0) | (y >= classes)
-    log_label = jnp.take_along_axis(log_p, jnp.where(outside, 0, y)[:, None, :], axis=2)
-    log_blank = log_p[..., blank_id, None]
-    repeats = jnp.pad(y[:, 1:] == y[:, :-1], ((0, 0), (0, min(1, y.shape[1]))))
-    final, blanks, emits = _forward(log_blank.swapaxes(0, 1), log_label.swapaxes(0, 1), padded, repeats)
-    length = jnp.sum(~no_label, axis=1, keepdims=True)
-    losses = -jnp.take_along_axis(final, length, axis=1)[:, 0]
-    # Rounding may carry a probability past 1; the gradient is kept, so a plain maximum will not do.
-    losses = losses + lax.stop_gradient(jnp.maximum(-losses, 0))
-    wrong = jnp.any(outside, axis=1)
-    keep = counted(where, weights)
-    losses = losses * jnp.where(wrong if keep is None else wrong & keep, jnp.nan, 1).astype(losses.dtype)
-    blanks, emits = (jnp.where(a == -jnp.inf, jnp.asarray(log_epsilon, a.dtype), a) for a in (blanks, emits))
+    losses, *alphas = _ctc(name, logits, logit_paddings, labels, label_paddings, blank_id, where, weights)
+    blanks, emits = (jnp.where(a == -jnp.inf, jnp.asarray(log_epsilon, a.dtype), a) for a in alphas)
     return reduced(name, losses, where, weights, reduction), blanks, emits
 
 
@@ -154,15 +180,6 @@ def ctc_loss(
     >>> print(f"{jnp.exp(-loss[0]):.4f}")       # 0.6·0.5 + 0.4·0.5 + 0.4·0.5: blank-1, 1-blank, 1-1
     0.7000
     """
-    loss, _, _ = ctc_loss_with_forward_probs(
-        logits,
-        logit_paddings,
-        labels,
-        label_paddings,
-        blank_id=blank_id,
-        log_epsilon=log_epsilon,
-        where=where,
-        weights=weights,
-        reduction=reduction,
-    )
-    return loss
+    name = "ctc_loss"
+    losses, _, _ = _ctc(name, logits, logit_paddings, labels, label_paddings, blank_id, where, weights)
+    return reduced(name, losses, where, weights, reduction)
