@@ -76,16 +76,21 @@ def same_tree(name: str, argument: str, tree: Any, other: str, reference: Any) -
     is_none = lambda x: x is None
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_none)
     try:
-        references = treedef.flatten_up_to(reference)
+        references = treedef.flatten_up_to(reference)  # type: ignore[attr-defined]
     except ValueError as error:
         raise ValueError(f"{name}: the tree of {argument} differs from that of {other}: {error}") from None
     for i, (leaf, ref) in enumerate(zip(leaves, references, strict=True)):
-        if leaf is not None and np.shape(leaf) != np.shape(ref):
-            path = jax.tree_util.keystr(jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0][i][0])
+        if leaf is None or (jax.tree_util.all_leaves([ref]) and np.shape(leaf) == np.shape(ref)):
+            continue
+        path = jax.tree_util.keystr(jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0][i][0])
+        if not jax.tree_util.all_leaves([ref]):
             raise ValueError(
-                f"{name}: {argument}{path} has shape {np.shape(leaf)}, expected {np.shape(ref)}, "
-                f"the shape of {other}{path}"
+                f"{name}: {argument}{path} is an array, expected {jax.tree.structure(ref)} as in {other}"
             )
+        raise ValueError(
+            f"{name}: {argument}{path} has shape {np.shape(leaf)}, expected {np.shape(ref)}, "
+            f"the shape of {other}{path}"
+        )
 
 
 def labels(labels: Any, num_classes: int, *, ignore_index: int | None = None) -> None:

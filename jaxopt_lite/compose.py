@@ -147,7 +147,19 @@ def masked(tx, mask: Mask):
     one. As in optax, whose implementation this is.
     """
     _require_transformation("masked: tx", tx)
-    return optax.masked(tx, mask)
+    if not tree.is_function(mask):
+        return optax.masked(tx, mask)
+    return _chosen_by_params(lambda chosen: optax.masked(tx, chosen), mask)
+
+
+def _chosen_by_params(make: Callable, choose: Callable) -> optax.GradientTransformationExtraArgs:
+    """``make(choose(params))``, where optax would look at the updates, in which a leaf may be ``None``."""
+
+    def update(updates, state, params=None, **extra):
+        chosen = choose(updates if params is None else params)
+        return make(chosen).update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(make(choose).init, update)
 
 
 @transformation
@@ -184,14 +196,15 @@ def partition(transformations: dict, labels: Any):
     """
     for label, tx in transformations.items():
         _require_transformation(f"partition: {label!r}", tx)
-    return optax.partition(transformations, lambda params: _label_tree(labels, params, transformations))
+    labelled = lambda params: _label_tree(labels, params, transformations)
+    return _chosen_by_params(lambda chosen: optax.partition(transformations, chosen), labelled)
 
 
 def _label_tree(labels: Any, params: Any, known: Any) -> Any:
     """What ``partition`` takes as labels, as a tree of labels (or a prefix of one)."""
     if isinstance(labels, dict) and _is_patterns(labels, params, known):
         labels = _by_pattern(labels)
-    if not callable(labels):
+    if not tree.is_function(labels):
         return labels
     if len(inspect.signature(labels).parameters) == 1:
         return labels(params)

@@ -12,6 +12,11 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
+def is_function(x: Any) -> bool:
+    """Whether a mask or labels is a function of the parameters, and no tree that happens to be callable."""
+    return callable(x) and (isinstance(x, functools.partial) or jax.tree_util.all_leaves([x]))
+
+
 def cast(tree: Any, dtype: Any) -> Any:
     """Every floating leaf in ``dtype``; integer leaves stay."""
     convert = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x
