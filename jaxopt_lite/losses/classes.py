@@ -61,15 +61,20 @@ def pick(values: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(chosen, values, 0), axis=-1)
 
 
-def log_p_and_targets(name: str, logits: Any, labels: Any, axis: Axis, where: Any, weights: Any) -> Any:
-    """log softmax, targets with masked classes at 0, the class axes, and the mask of results."""
+def soft_targets(
+    name: str, logits: Any, labels: Any, axis: Axis, where: Any, weights: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """−log softmax, targets with masked classes at 0, −Σ y·log softmax, and the mask of results."""
     checks.floating(name, logits=logits)
     where, classes = split_mask(name, where, logits, axis)
     z, y = entries(name, where, weights, axis=axis, logits=logits, labels=labels)
     if classes is not None:
         z, y = jnp.where(classes, z, -jnp.inf), jnp.where(classes, y, 0)
     axes = axes_of(axis, z.ndim)
-    return log_probabilities(z, axes), y, axes, where
+    shifted, top = below_top(z, axes)
+    surprise = jnp.log(jnp.sum(jnp.exp(shifted), axis=axes, keepdims=True)) - shifted
+    losses = jnp.sum(product(y, surprise), axis=axes)
+    return surprise, y, jnp.where(jnp.squeeze(top, axes) == -jnp.inf, 0, losses), where
 
 
 def weights_of(

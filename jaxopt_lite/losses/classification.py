@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxopt_lite import checks
 from jaxopt_lite.losses.classes import (
     label_mask,
-    log_p_and_targets,
     negative_log_likelihood,
+    soft_targets,
     valid_or_nan,
     weights_of,
 )
@@ -82,8 +82,7 @@ def softmax_cross_entropy(
     In nats. Class ids as labels raise ``ValueError``.
     """
     name = "softmax_cross_entropy"
-    log_p, y, axes, where = log_p_and_targets(name, logits, labels, axis, where, weights)
-    losses = jnp.sum(product(y, -log_p), axis=axes)
+    _, _, losses, where = soft_targets(name, logits, labels, axis, where, weights)
     return reduced(name, losses, where, weights, reduction)
 
 

@@ -27,15 +27,14 @@ _steep_at_zero.defjvps(lambda dt, ans, t: dt * jnp.where(t == 0, -jnp.inf, 0))
 def _kl_terms(log_predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """t·(log t − log q), with value and gradient 0 where both t and q are 0."""
     both = (targets == 0) & (log_predictions == -jnp.inf)
-    t, log_q = jnp.where(both, 1, targets), jnp.where(both, 0, log_predictions)
-    return t * (jnp.log(jnp.where(t == 0, 1, t)) - log_q) + _steep_at_zero(t)
+    log_targets = jnp.log(jnp.where(targets == 0, 1, targets))
+    return product(targets, log_targets - log_predictions) + _steep_at_zero(jnp.where(both, 1, targets))
 
 
 def _log_kl_terms(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Array:
     """t·(log t − log q) from log t, with value and gradient 0 where t is 0."""
-    none = log_targets == -jnp.inf
-    difference = jnp.where(none, 0, log_targets) - jnp.where(none, 0, log_predictions)
-    return jnp.exp(log_targets) * difference
+    known = jnp.where(log_targets == -jnp.inf, 0, log_targets)
+    return product(jnp.exp(log_targets), known - log_predictions)
 
 
 def kl_divergence(

@@ -76,9 +76,9 @@ def sparsemax_loss(
     ids = ids.astype(jnp.int32) if ids.dtype == jnp.bool_ else ids
     ids, _ = label_mask(name, ids, jnp.shape(logits), where, weights)
     (x,) = entries(name, where, weights, logits=logits)
-    u = jnp.where(ids == 1, -x, x)
-    losses = (jnp.clip(u, -1, 1) + 1) ** 2 / 4 + jnp.maximum(u - 1, 0)
-    return reduced(name, valid_or_nan(losses, ids, 2), where, weights, reduction)
+    u = x * jnp.where(ids == 1, -1, jnp.where(ids == 0, 1, jnp.nan)).astype(x.dtype)
+    losses = jnp.square(jnp.clip(u, -1, 1) + 1) / 4 + jnp.maximum(u - 1, 0)
+    return reduced(name, losses, where, weights, reduction)
 
 
 def _sparsemax(s: jax.Array) -> jax.Array:

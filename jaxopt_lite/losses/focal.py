@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxopt_lite import checks
 from jaxopt_lite.losses.classes import (
     label_mask,
-    log_p_and_targets,
     negative_log_likelihood,
+    soft_targets,
     valid_or_nan,
     weights_of,
 )
-from jaxopt_lite.losses.reduce import Axis, entries, option, product, reduced
+from jaxopt_lite.losses.reduce import Axis, axes_of, entries, option, product, reduced
 
 
 def _focal(ce: jax.Array, mistake: jax.Array, gamma: Any) -> jax.Array:
@@ -115,6 +115,7 @@ def poly_loss_cross_entropy(
     "PolyLoss", arXiv:2204.12511.
     """
     name = "poly_loss_cross_entropy"
-    log_p, y, axes, where = log_p_and_targets(name, logits, labels, axis, where, weights)
-    losses = jnp.sum(product(y, -log_p) - epsilon * y * jnp.expm1(log_p), axis=axes)
+    surprise, y, losses, where = soft_targets(name, logits, labels, axis, where, weights)
+    mistakes = -jnp.sum(y * jnp.expm1(-surprise), axis=axes_of(axis, y.ndim))
+    losses = losses + epsilon * jnp.where(losses > 0, mistakes, 0)
     return reduced(name, losses, where, weights, reduction)

@@ -94,11 +94,13 @@ def _multiclass(
     *shape, num_classes = jnp.shape(scores)
     labels, _ = label_mask(name, labels, tuple(shape), where, weights)
     (s,) = entries(name, where, weights, axis=-1, scores=scores)
+    own = pick(s, labels)
     ids = jax.lax.broadcasted_iota(labels.dtype, s.shape, s.ndim - 1)
-    lead = s - pick(s, labels)[..., None] + margin
-    lead = jnp.where(ids == labels[..., None], 0, jnp.where(s == -jnp.inf, -jnp.inf, lead))
-    losses = valid_or_nan(jnp.max(lead, axis=-1), labels, num_classes)
-    return reduced(name, losses, where, weights, reduction)
+    lead = s - jnp.where(jnp.isinf(own), 0, own)[..., None] + margin
+    lead = jnp.max(jnp.where(ids == labels[..., None], 0, lead), axis=-1)
+    impossible = jnp.where(jnp.max(s, axis=-1) == -jnp.inf, 0, jnp.inf)
+    losses = jnp.where(own == jnp.inf, 0, jnp.where(own == -jnp.inf, impossible, lead))
+    return reduced(name, valid_or_nan(losses, labels, num_classes), where, weights, reduction)
 
 
 def multiclass_hinge_loss(

@@ -11,10 +11,12 @@ value nor the gradient; ``reduced`` then sets those losses to exactly 0. A loss 
 may also be a mask of classes, first parts the two with ``split_mask``.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from jaxopt_lite import checks
@@ -108,13 +110,31 @@ def option(name: str, argument: str, value: Any, expected: tuple[int, ...], dtyp
     return jnp.asarray(value).astype(dtype)
 
 
+def _hidden(a: Any, b: Any) -> jax.Array:
+    return (a == 0) & jnp.isinf(b)
+
+
+@jax.custom_jvp
 def product(a: Any, b: Any) -> jax.Array:
     """a·b with 0·(±∞) = 0, as in 0·log 0 = 0; there the derivative to either factor is 0 too.
 
     >>> product(jnp.array([0.0, 0.5]), jnp.array([-jnp.inf, 3.0])).tolist()
     [0.0, 1.5]
     """
-    return a * jnp.where((a == 0) & jnp.isinf(b), 0, b)
+    return jnp.where(_hidden(a, b), 0, a * b)
+
+
+@functools.partial(product.defjvp, symbolic_zeros=True)
+def _product_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # A factor that is not differentiated must not bring 0·∞ back, nor the select that would avoid it.
+    (a, b), (da, db) = primals, tangents
+    value = product(a, b)
+    tangent = jnp.zeros_like(value)
+    if not isinstance(db, SymbolicZero):
+        tangent += a * db
+    if not isinstance(da, SymbolicZero):
+        tangent += jnp.where(_hidden(a, b), 0, b) * da
+    return value, tangent
 
 
 def reduced(

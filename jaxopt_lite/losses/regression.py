@@ -49,7 +49,7 @@ def squared_error(
     Array(0.11, dtype=float32)
     """
     errors = _errors("squared_error", predictions, targets, where, weights)
-    return reduced("squared_error", errors * errors, where, weights, reduction)
+    return reduced("squared_error", jnp.square(errors), where, weights, reduction)
 
 
 def l2_loss(
@@ -69,7 +69,7 @@ def l2_loss(
     Shapes and errors as in :func:`squared_error`.
     """
     errors = _errors("l2_loss", predictions, targets, where, weights)
-    return reduced("l2_loss", 0.5 * errors * errors, where, weights, reduction)
+    return reduced("l2_loss", 0.5 * jnp.square(errors), where, weights, reduction)
 
 
 def absolute_error(
@@ -119,7 +119,7 @@ def huber_loss(
     size = jnp.abs(errors)
     near = size <= delta
     inner = jnp.where(near, errors, 0)
-    losses = jnp.where(near, 0.5 * inner * inner, delta * (size - 0.5 * delta))
+    losses = jnp.where(near, 0.5 * jnp.square(inner), delta * (size - 0.5 * delta))
     return reduced("huber_loss", losses, where, weights, reduction)
 
 
@@ -244,20 +244,26 @@ def poisson_nll(
     return reduced("poisson_nll", rate - product(targets, linear), where, weights, reduction)
 
 
-def units(x: jax.Array, axes: tuple[int, ...], epsilon: Any = 0) -> jax.Array:
-    """Vectors of length 1, whatever their scale; the zero vector stays zero, with gradient 0."""
+def _normalizer(x: jax.Array, axes: tuple[int, ...], epsilon: Any) -> tuple[jax.Array, jax.Array]:
+    """x scaled to a largest entry near 1, and what makes that a unit vector (0 for the zero vector)."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
     # A power of two scales without rounding, and keeps the squares from overflow and underflow.
     lowest = jnp.finfo(x.dtype).minexp
     scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(-jnp.frexp(largest)[1], lowest, -lowest))
     scaled = x * scale
-    squared = jnp.sum(scaled * scaled, axis=axes, keepdims=True)
+    squared = jnp.sum(jnp.square(scaled), axis=axes, keepdims=True)
     nonzero = squared > 0
-    units = jnp.where(nonzero, scaled * jax.lax.rsqrt(jnp.where(nonzero, squared, 1)), 0)
+    factor = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, squared, 1)), 0)
     if isinstance(epsilon, (int, float)) and epsilon == 0:
-        return units
+        return scaled, factor
     short = squared / scale / scale < epsilon
-    return jnp.where(short, x * jax.lax.rsqrt(jnp.asarray(epsilon, x.dtype)), units)
+    return scaled, jnp.where(short, jax.lax.rsqrt(jnp.asarray(epsilon, x.dtype)) / scale, factor)
+
+
+def units(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Vectors of length 1, whatever their scale; the zero vector stays zero, with gradient 0."""
+    scaled, factor = _normalizer(x, axes, 0)
+    return scaled * factor
 
 
 def _cosines(
@@ -271,8 +277,8 @@ def _cosines(
         name, where, weights, axis=axis, classes=classes, predictions=predictions, targets=targets
     )
     axes = axes_of(axis, predictions.ndim)
-    cosines = units(predictions, axes, epsilon) * units(targets, axes, epsilon)
-    return jnp.sum(cosines, axis=axes), where
+    (p, over_p), (t, over_t) = (_normalizer(x, axes, epsilon) for x in (predictions, targets))
+    return jnp.sum(p * t, axis=axes) * jnp.squeeze(over_p * over_t, axes), where
 
 
 def cosine_similarity(
