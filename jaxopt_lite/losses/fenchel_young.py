@@ -51,6 +51,15 @@ def make_fenchel_young_loss(max_fun: Callable[..., Any]) -> Callable[..., jax.Ar
     return fenchel_young_loss
 
 
+@jax.custom_jvp
+def _sparse_plus(u: jax.Array) -> jax.Array:
+    return jnp.where(u <= -1, 0, jnp.where(u >= 1, u, jnp.square(u + 1) / 4))
+
+
+# Also where u is infinite, which the square would turn into NaN.
+_sparse_plus.defjvps(lambda du, ans, u: du * jnp.clip((u + 1) / 2, 0, 1))
+
+
 def sparsemax_loss(
     logits: jax.typing.ArrayLike,
     labels: jax.typing.ArrayLike,
@@ -77,8 +86,7 @@ def sparsemax_loss(
     ids, _ = label_mask(name, ids, jnp.shape(logits), where, weights)
     (x,) = entries(name, where, weights, logits=logits)
     u = x * jnp.where(ids == 1, -1, jnp.where(ids == 0, 1, jnp.nan)).astype(x.dtype)
-    losses = jnp.square(jnp.clip(u, -1, 1) + 1) / 4 + jnp.maximum(u - 1, 0)
-    return reduced(name, losses, where, weights, reduction)
+    return reduced(name, _sparse_plus(u), where, weights, reduction)
 
 
 def _sparsemax(s: jax.Array) -> jax.Array:
