@@ -103,6 +103,8 @@ class Stage(NamedTuple):
     reads_params: bool
     reads_tree: bool
     mask: Any
+    reads_mask: bool
+    counters: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -110,23 +112,22 @@ class Stage(NamedTuple):
         return self.rule.__qualname__.split(".")[0]
 
     @property
-    def counts(self) -> bool:
-        """Whether the state counts steps."""
-        return "count" in self.state._fields  # type: ignore[attr-defined]
+    def counts(self) -> list[str]:
+        """The state's fields that count steps."""
+        return [field for field in self.state._fields if field in self.counters]  # type: ignore[attr-defined]
 
     @property
     def slots(self) -> list[str]:
-        """The state's fields that hold one array per leaf."""
-        return [field for field in self.state._fields if field != "count"]  # type: ignore[attr-defined]
+        """The state's fields that hold one array (or a tree of them) per leaf."""
+        return [field for field in self.state._fields if field not in self.counters]  # type: ignore[attr-defined]
 
     def init_state(self, params: Any) -> Any:
-        """Count 0 and fresh slots, sharded like the parameters."""
+        """Counts of 0 and fresh slots, sharded like the parameters."""
         leaves, treedef = jax.tree.flatten(params)
+        leaves = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]  # a Python number
         rows = [tuple(self.init(leaf)) for leaf in leaves]
         trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(self.slots)}
-        if self.counts:
-            trees["count"] = jnp.zeros([], jnp.int32)
-        return self.state(**trees)
+        return self.state(**trees, **{field: jnp.zeros([], jnp.int32) for field in self.counts})
 
 
 def elementwise(
@@ -138,26 +139,31 @@ def elementwise(
     reads_params: bool = False,
     reads_tree: bool = False,
     mask: Any = None,
+    reads_mask: bool = False,
+    counters: tuple[str, ...] = ("count",),
 ) -> Transformation:
     """Lift a rule for one leaf to any tree of parameters.
 
     Args:
       rule: ``rule(g, p, s, *slots) -> (u, *slots)``. All arrays come in the compute dtype (float32 for 16
         bits); the update returns in the gradient's dtype and the slots in their stored dtype.
-      state: a NamedTuple class; a field ``count`` counts steps, every other field is a slot.
+      state: a NamedTuple class; the fields named in ``counters`` count steps, every other field is a slot:
+        one array, or a tree of them, per leaf.
       init: ``init(leaf) -> slots``, from an array or ``ShapeDtypeStruct``; by default zeros (``tree.zeros``).
       scalars: ``scalars(t, updates) -> s``, once per step; t = 1, 2, … is this step (``None`` without count).
       reads_params: the rule needs ``p``, so ``update`` raises without ``params``; otherwise ``p`` is ``None``.
       reads_tree: ``scalars`` looks at the updates, so they must be complete before this stage.
-      mask: where False the stage lets the leaf pass; only for rules without slots.
+      mask: where False the stage lets the leaf pass; only for rules without slots, or that read it.
+      reads_mask: run on every leaf, with the mask's value there: ``rule(g, p, s, on, *slots)``, ``on`` a bool.
+      counters: the fields of ``state`` that count steps.
     """
-    width = len(state._fields) - ("count" in state._fields)  # type: ignore[attr-defined]
+    width = len([field for field in state._fields if field not in counters])  # type: ignore[attr-defined]
     init = init or (lambda leaf: tuple(tree.zeros(leaf) for _ in range(width)))
-    if mask is not None and width:
+    if mask is not None and width and not reads_mask:
         raise ValueError(
             "elementwise: mask is for rules without slots, wrap the transformation in masked(...)"
         )
-    stage = Stage(rule, state, init, scalars, reads_params, reads_tree, mask)
+    stage = Stage(rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters)
     group = Group((stage,))
 
     def update(updates, state, params=None, **extra):
@@ -183,32 +189,36 @@ class Group:
             raise ValueError(f"{self.name}.update: params is None, expected the tree of parameters")
         ps = treedef.flatten_up_to(params) if self.reads_params else [None] * len(leaves)
         pairs = list(zip(self.stages, states, strict=True))
-        counts = [optax.safe_increment(state.count) if stage.counts else None for stage, state in pairs]
+        counts = [
+            {f: optax.safe_increment(getattr(state, f)) for f in stage.counts} for stage, state in pairs
+        ]
         scalars = tuple(
-            stage.scalars(t, updates) if stage.scalars else None
-            for stage, t in zip(self.stages, counts, strict=True)
+            stage.scalars(next(iter(steps.values()), None), updates) if stage.scalars else None
+            for stage, steps in zip(self.stages, counts, strict=True)
         )
         rows = list(zip(*(self._slots(*pair, treedef) for pair in pairs), strict=True))
-        active = list(zip(*(self._active(stage, updates, params) for stage in self.stages), strict=True))
+        flags = list(zip(*(active(stage.mask, updates, params) for stage in self.stages), strict=True))
         new = [
             (None, row) if g is None else self.leaf(g, p, scalars, row, on)
-            for g, p, row, on in zip(leaves, ps, rows, active, strict=True)
+            for g, p, row, on in zip(leaves, ps, rows, flags, strict=True)
         ]
         rebuilt = [
-            self._rebuild(stage, t, [row[k] for _, row in new], treedef)
-            for k, (stage, t) in enumerate(zip(self.stages, counts, strict=True))
+            self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
+            for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
 
     def _leaf(self, g, p, scalars, row, active):
         """The stages' rules on one leaf, in float32 or better from end to end."""
-        dtype = jnp.result_type(jnp.float32, g.dtype, *(x.dtype for slots in row for x in slots))
+        dtype = jnp.result_type(jnp.float32, g.dtype, *(x.dtype for x in jax.tree.leaves(row)))
         u, p, scalars = jax.tree.map(lambda x: _widen(x, dtype), (g, p, scalars))
         new = []
         for stage, s, slots, on in zip(self.stages, scalars, row, active, strict=True):
-            if on:
-                u, *values = stage.rule(u, p, s, *(_widen(x, dtype) for x in slots))
-                slots = tuple(_like(v, x) for v, x in zip(values, slots, strict=True))
+            if on or stage.reads_mask:
+                flag = (on,) if stage.reads_mask else ()
+                wide = jax.tree.map(lambda x: _widen(x, dtype), slots)
+                u, *values = stage.rule(u, p, s, *flag, *wide)
+                slots = jax.tree.map(_like, tuple(values), slots)
             new.append(slots)
         return _like(u, g), tuple(new)
 
@@ -217,16 +227,17 @@ class Group:
         columns = [treedef.flatten_up_to(getattr(state, field)) for field in stage.slots]
         return list(zip(*columns, strict=True)) if columns else [()] * treedef.num_leaves
 
-    def _active(self, stage, updates, params) -> list[bool]:
-        """For each leaf, whether the stage acts on it."""
-        if stage.mask is None:
-            return [True] * len(jax.tree.leaves(updates, is_leaf=tree.is_none))
-        mask = stage.mask(updates if params is None else params) if callable(stage.mask) else stage.mask
-        return [bool(on) for on in tree.broadcast_prefix(mask, updates)]
-
-    def _rebuild(self, stage, count, rows, treedef):
+    def _rebuild(self, stage, counts, rows, treedef):
         trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(stage.slots)}
-        return stage.state(**trees) if count is None else stage.state(count=count, **trees)
+        return stage.state(**trees, **counts)
+
+
+def active(mask: Any, updates: Any, params: Any) -> list[bool]:
+    """For each leaf of ``updates``, whether ``mask`` (a tree, a prefix, a function of one, ``None``) is True."""
+    if mask is None:
+        return [True] * len(jax.tree.leaves(updates, is_leaf=tree.is_none))
+    values = mask(updates if params is None else params) if tree.is_function(mask) else mask
+    return [bool(on) for on in tree.broadcast_prefix(values, updates)]
 
 
 def _widen(x, dtype):

@@ -38,7 +38,7 @@ def spread(kernel: Callable, head: Any, inputs: Any, outputs: Any, *arrays: Any)
 
     split = custom_partitioning(lambda *a: whole(*a))
     rule = plan.rule()
-    whole_factors = tuple(letter for letter in "gh" if letter in rule)
+    whole_factors = tuple(sorted({"g", "h"} & set(rule), key=rule.index))
     split.def_partition(plan.partition, sharding_rule=rule, need_replication_factors=whole_factors)
     batched = jax.custom_batching.custom_vmap(split)
     batched.def_vmap(lambda _, mapped, *a: _over_batch(whole, mapped, a))

@@ -5,15 +5,15 @@
 [3] Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop, Alg. 8.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxopt_lite import checks
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers.moments import (
     add_under_root,
     bias_correction,
+    check_rates,
     ema,
     second_moment,
     two_moments,
@@ -37,6 +37,7 @@ def scale_by_adam(
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
     eps_root: Scalar = 0.0,
+    mu_dtype: Any = None,
     *,
     nesterov: bool = False,
 ):
@@ -49,12 +50,9 @@ def scale_by_adam(
     uₜ = m̂ₜ / (√(vₜ/(1 − β₂ᵗ) + ε_root) + ε)
     ```
 
-    Where m̂ₜ = 0 the update is 0, also with ε = 0.
+    Where m̂ₜ = 0 the update is 0, also with ε = 0. ``mu_dtype`` is how real leaves' m is stored.
     """
-    checks.between("scale_by_adam", "b1", b1, 0, 1, open_high=True)
-    checks.between("scale_by_adam", "b2", b2, 0, 1, open_high=True)
-    checks.between("scale_by_adam", "eps", eps, 0, float("inf"))
-    checks.between("scale_by_adam", "eps_root", eps_root, 0, float("inf"))
+    check_rates("scale_by_adam", decays={"b1": b1, "b2": b2}, epsilons={"eps": eps, "eps_root": eps_root})
 
     def scalars(t, updates):
         c1, c2 = bias_correction(b1, t), bias_correction(b2, t)
@@ -68,7 +66,8 @@ def scale_by_adam(
         m = b1 * ahead * mu + (1 - b1) * first * g if nesterov else first * mu
         return m / (add_under_root(second * root, eps_root) + eps), mu, nu
 
-    return elementwise(rule, ScaleByAdamState, init=two_moments, scalars=scalars)
+    init = lambda leaf: two_moments(leaf, mu_dtype)
+    return elementwise(rule, ScaleByAdamState, init=init, scalars=scalars)
 
 
 @transformation

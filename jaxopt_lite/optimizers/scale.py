@@ -33,6 +33,11 @@ def scalar_stage(name: str, value: Any, combine: Callable, **options: Any) -> Tr
     return elementwise(rule, scalars=lambda t, updates: jnp.asarray(value), **options)
 
 
+def value_at(value: Any, t: Any) -> Any:
+    """A hyperparameter at step t = 1, 2, …: itself, or a schedule's value (schedules count from 0)."""
+    return jnp.asarray(value(t - 1)) if callable(value) else value
+
+
 @transformation
 def identity():
     """u = g.

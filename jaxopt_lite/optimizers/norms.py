@@ -1,0 +1,31 @@
+"""Root mean squares along axes, for entries of any magnitude."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_lite.tree import abs2, safe_sqrt
+
+
+def rms(x: jax.Array, axis: Any = None) -> jax.Array:
+    """√mean(|x|²) along ``axis`` (kept, with length 1), also where the squares overflow; 0 without entries."""
+    plain = _mean_square(x, axis)
+
+    def scaled():
+        s = 2.0 ** -(jnp.finfo(plain.dtype).maxexp // 2 + 16)
+        return jnp.where(
+            jnp.isinf(plain), safe_sqrt(_mean_square(scaled_magnitude(x, s), axis)) / s, safe_sqrt(plain)
+        )
+
+    return jax.lax.cond(jnp.any(jnp.isinf(plain)), scaled, lambda: safe_sqrt(plain))
+
+
+def scaled_magnitude(x: jax.Array, s: float) -> jax.Array:
+    """|x|·s; the maximum keeps XLA from turning the square of a 0-d one into |x|²·s², which overflows."""
+    return jnp.maximum(jnp.abs(x) * s, 0)
+
+
+def _mean_square(x: jax.Array, axis: Any) -> jax.Array:
+    total = jnp.sum(abs2(x), axis, keepdims=True)
+    return total / max(1, x.size // max(1, total.size))

@@ -1,0 +1,114 @@
+"""Schedule-Free: averaging of the iterates in place of a decreasing learning rate, around any optimizer.
+
+[1] Defazio et al., "The Road Less Scheduled", NeurIPS 2024, arXiv:2405.15682, eqs. 2–4 and Alg. 1.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_lite import checks
+from jaxopt_lite.optimizers import moments
+from jaxopt_lite.optimizers.scale import value_at
+from jaxopt_lite.transformation import transformation
+from jaxopt_lite.tree import is_none, moment_dtype
+from jaxopt_lite.types import Array, Params, Scalar, ScalarOrSchedule
+
+
+class ScheduleFreeState(NamedTuple):
+    """What the averages need, the state of the inner optimizer, and the sequence it moves."""
+
+    b1: Array  # [] float32
+    weight_sum: Array  # [] float32
+    step_count: Array  # [] int32, from 1
+    max_lr: Array  # [] float32
+    base_optimizer_state: Any
+    z: Params  # like params, float32 for 16-bit ones
+
+
+@transformation
+def schedule_free(tx, learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, weight_lr_power: Scalar = 2.0):
+    """Schedule-Free learning [1] around ``tx``, which should have no momentum of its own.
+
+    The parameters that you train, and take gradients at, are y. Evaluate with x, from
+    ``schedule_free_eval_params(state, params)``.
+
+    ```
+    zₜ₊₁ = zₜ + tx's update for the gradient at yₜ
+    wₜ   = (largest η so far)^r,  cₜ = wₜ / (w₁ + … + wₜ)
+    xₜ₊₁ = (1 − cₜ)·xₜ + cₜ·zₜ₊₁
+    yₜ₊₁ = (1 − β)·zₜ₊₁ + β·xₜ₊₁
+    ```
+
+    x is not stored: with dₜ = zₜ₊₁ − zₜ the update is uₜ = cₜ·(zₜ₊₁ − yₜ) + (1 − cₜ)·(1 − β)·dₜ.
+
+    Args:
+      tx: any transformation, with the same learning rate.
+      learning_rate: η, a float, a 0-d array or a schedule (read at 1, 2, …): a constant one or one with warm-up.
+      b1: β in (0, 1]. With 0 the gradients would be taken at z, and x could not be recovered.
+      weight_lr_power: r; 0 weighs all steps alike.
+
+    >>> import jaxopt_lite as jol
+    >>> tx = schedule_free(jol.sgd(0.5), 0.5)
+    >>> params = jnp.array([1.0])
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(params), params)
+    >>> schedule_free_eval_params(state, jol.apply_updates(params, updates)).tolist()
+    [0.5]
+    """
+    checks.between("schedule_free", "b1", b1, 0, 1, open_low=True)
+    inner = optax.with_extra_args_support(tx)
+
+    def init(params):
+        z = jax.tree.map(lambda p: moments.own_copy(p, moment_dtype(p)), params)
+        return ScheduleFreeState(
+            b1=jnp.array(b1, jnp.float32),
+            weight_sum=jnp.zeros([], jnp.float32),
+            step_count=jnp.ones([], jnp.int32),
+            max_lr=jnp.zeros([], jnp.float32),
+            base_optimizer_state=inner.init(params),
+            z=z,
+        )
+
+    def update(updates, state, params=None, **extra):
+        if params is None:
+            raise ValueError("schedule_free.update: params is None, expected the tree of parameters")
+        rate = jnp.asarray(value_at(learning_rate, state.step_count + 1), jnp.float32)
+        top = jnp.maximum(state.max_lr, rate)
+        weight = top**weight_lr_power
+        total = state.weight_sum + weight
+        c = weight / jnp.where(total > 0, total, 1)
+        updates, inner_state = inner.update(updates, state.base_optimizer_state, params, **extra)
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
+        rows = zip(leaves, treedef.flatten_up_to(params), treedef.flatten_up_to(state.z), strict=True)
+        new = [(d, z) if d is None else _move(d, y, z, c, (1 - c) * (1 - b1)) for d, y, z in rows]
+        u, z = (treedef.unflatten([row[k] for row in new]) for k in range(2))
+        count = optax.safe_increment(state.step_count)
+        return u, ScheduleFreeState(state.b1, total, count, top, inner_state, z)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@jax.jit
+def _move(d, y, z, c, rest):
+    """The update of one leaf and its new z; from the new z alone, so that it replaces the old one in place."""
+    wide = d.astype(z.dtype)
+    z = z + wide
+    return (c * (z - y.astype(z.dtype)) + rest * wide).astype(d.dtype), z
+
+
+def schedule_free_eval_params(state: Any, params: Params) -> Params:
+    """x = (y − (1 − β)·z) / β, the parameters to evaluate with, from the trained ones y.
+
+    ``state`` is that of ``schedule_free``, or of a chain with one in it; else ``ValueError``.
+    """
+    is_ours = lambda x: isinstance(x, ScheduleFreeState)
+    found = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
+    if len(found) != 1:
+        raise ValueError(
+            f"schedule_free_eval_params: state holds {len(found)} ScheduleFreeState, expected one"
+        )
+    b1 = found[0].b1
+    average = lambda y, z: ((y.astype(z.dtype) - (1 - b1) * z) / b1).astype(y.dtype)
+    return jax.tree.map(average, params, found[0].z)
