@@ -97,3 +97,10 @@ def temporary_bytes(compiled: Any) -> int:
     """Scratch memory of a compiled program; 0 where the backend does not tell."""
     memory = compiled.memory_analysis()
     return memory.temp_size_in_bytes if memory is not None else 0
+
+
+def expect_settled(after: Any, before: Any, step: int) -> None:
+    """From its third step on a state keeps its form; hundreds of steps would otherwise compile hundreds of times."""
+    form = lambda state: (jax.tree.structure(state), [jnp.shape(x) for x in jax.tree.leaves(state)])
+    if step > 1 and form(after) != form(before):
+        raise LawBroken("the state changes its form at every step", input=f"step {step}")

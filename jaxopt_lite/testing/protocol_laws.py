@@ -108,15 +108,12 @@ def survives_donation(case: Case) -> None:
 def survives_flattening(case: Case) -> None:
     """The state is a tree of arrays: flattened and rebuilt it continues bit for bit."""
     first, second = case.gradients(2)
-    params, state = (lambda t: (t.params, t.state))(case.run([first]))
-    leaves, treedef = jax.tree.flatten(state)
-    expect(
-        all(isinstance(x, jax.Array) for x in leaves),
-        "a state leaf is no array",
-        got=[type(x) for x in leaves],
-    )
-    again = jax.tree.unflatten(treedef, leaves)
-    expect_equal(case.run([second], params, again), case.run([second], params, state), "the resumed step")
+    kinds = {type(x).__name__ for x in jax.tree.leaves(case.tx.init(case.params)) if not hasattr(x, "dtype")}
+    expect(not kinds, "a leaf of the state is no array", got=kinds, expected="arrays")
+    done = case.run([first])
+    leaves, treedef = jax.tree.flatten(done.state)
+    again = case.run([second], done.params, jax.tree.unflatten(treedef, leaves))
+    expect_equal(again, case.run([second], done.params, done.state), "the resumed step")
 
 
 def survives_checkpoint(case: Case) -> None:
@@ -213,10 +210,12 @@ def _is_key(x: Any) -> bool:
 
 
 def _counters(case: Case) -> list[int]:
-    """Integer scalars of the state that count every one of ten steps."""
+    """Integer scalars of the state that count every one of ten steps; none in a state that changes its form."""
     histories, state = [], case.tx.init(case.params)
     for grads in case.gradients(10):
         state = case.run([grads], state=state).state
         histories.append([plain(x) for x in jax.tree.leaves(state)])
+    if len({len(h) for h in histories}) > 1:
+        return []
     is_counter = lambda xs: xs[0].ndim == 0 and xs[0].dtype == np.int32 and (np.diff(np.stack(xs)) == 1).all()
     return [i for i, xs in enumerate(zip(*histories, strict=True)) if is_counter(xs)]

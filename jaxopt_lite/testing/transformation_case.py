@@ -11,9 +11,11 @@ import optax
 
 from jaxopt_lite.testing import trees
 from jaxopt_lite.testing.claims import TRANSFORMATION_CLAIMS, parse_claims
+from jaxopt_lite.testing.compare import expect_settled
 from jaxopt_lite.testing.report import NotRun
 
 DEFAULT_ARGUMENTS = {"learning_rate": 1e-2, "step_size": 1e-2}
+LONG = 50
 INNER = {"tx", "inner", "base_optimizer", "optimizer", "opt", "outer", "transformation", "transformations"}
 
 
@@ -143,8 +145,11 @@ class TransformationCase:
         params = self.params if params is None else params
         state = self.tx.init(params) if state is None else state
         history = []
-        for grads in gradients:
+        for t, grads in enumerate(gradients):
+            before = state
             updates, state = (step or self.step)(grads, state, params)
+            if len(gradients) > LONG:
+                expect_settled(state, before, t)
             history.append(updates)
             params = optax.apply_updates(params, updates) if move else params
         return Trajectory(history, state, params)

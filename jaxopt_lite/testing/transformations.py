@@ -46,7 +46,7 @@ def check_transformation(
       ConformanceError: (an ``AssertionError``) with all failures, each with input, got and expected.
 
     >>> import optax
-    >>> report = check_transformation(optax.sgd(0.1), claims={"linear"}, laws=["linear", "descends"])
+    >>> report = check_transformation(optax.sgd, claims={"linear"}, laws=["linear", "descends"])
     >>> print(report.summary())
     sgd: 2 passed, 0 failed, 0 declared, 0 not run
     """
