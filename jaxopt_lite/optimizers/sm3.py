@@ -49,7 +49,7 @@ def scale_by_sm3(b1: Scalar = 0.9, b2: Scalar = 1.0, eps: Scalar = 1e-8):
 
     def init(leaf):
         dtype = jnp.finfo(moment_dtype(leaf)).dtype
-        shapes = [(n,) for n in leaf.shape] or [()]
+        shapes: list[tuple[int, ...]] = [(n,) for n in leaf.shape] or [()]
         return [jnp.zeros(shape, dtype) for shape in shapes], moments.first_moment(leaf)
 
     return elementwise(rule, ScaleBySM3State, init=init)
