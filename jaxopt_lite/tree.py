@@ -110,7 +110,7 @@ def _sum_of_squares(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def _scaled_sum_of_squares(x: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
     x = jnp.asarray(x).astype(dtype)
     # Made to depend on the leaf, or XLA broadcasts one scale for all leaves to a full-size temporary.
-    own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x.ravel()[:1]))), 1, scale)
+    own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x[(slice(1),) * x.ndim]))), 1, scale)
     return jnp.sum(abs2(x * own))
 
 
