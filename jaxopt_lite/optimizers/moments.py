@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite import checks
-from jaxopt_lite.tree import abs2, abs_bound, moment_dtype
+from jaxopt_lite.tree import abs2, moment_dtype
 
 
 def check_rates(name: str, *, decays: dict[str, Any], epsilons: dict[str, Any] | None = None) -> None:
@@ -61,11 +61,11 @@ def second_moment(nu: jax.Array, g: jax.Array, b2: Any, weight: Any = None) -> t
     """
     top, s = _limits(nu)
     weight = 1 - b2 if weight is None else weight
-    far = (nu < 0) | (abs_bound(g) > top / 2)
-    v = b2 * nu + weight * abs2(g)
-    # The select also keeps XLA from turning (g·s)·(g·s) of a 0-d leaf into g·g·s², which overflows.
-    scaled = b2 * jnp.where(nu < 0, -nu, nu * s**2) + weight * abs2(jnp.where(far, g * s, 0))
-    nu = jnp.where(far, jnp.where(scaled > (top * s) ** 2, -scaled, scaled / s**2), v)
+    # The select keeps XLA from turning (g·s)·(g·s) of a single entry into g·g·s², which overflows.
+    small = g * s if g.size > 1 else jnp.where(jnp.isnan(g), g, g * s)
+    scaled = b2 * jnp.where(nu < 0, -nu, nu * s**2) + weight * abs2(small)
+    v = jnp.where(nu < 0, scaled / s**2, b2 * nu + weight * abs2(g))
+    nu = jnp.where(v <= top**2, v, -scaled)
     return nu, root_of(nu)
 
 
@@ -130,7 +130,7 @@ def add_under_root(root: jax.Array, eps: Any) -> jax.Array:
 def bias_correction(decay: Any, t: jax.Array) -> jax.Array:
     """1 − βᵗ to 2 ulp for a Python float β up to 1 − 1e-7, where 1 − β³² in float32 has no digit left.
 
-    x = −t·log β is kept as x + low: the first factor has 12 bits, so its product with t is (nearly) exact.
+    x = −t·log β is kept as x + low: the first factor has half the bits, so its product with t is (nearly) exact.
     """
     dtype = jnp.result_type(float)
     t = t.astype(dtype)
@@ -140,7 +140,8 @@ def bias_correction(decay: Any, t: jax.Array) -> jax.Array:
         return jnp.ones_like(t)
     rate = -math.log(decay)
     mantissa, exponent = math.frexp(rate)
-    high = math.ldexp(round(mantissa * 2**12), exponent - 12)
+    bits = jnp.finfo(dtype).nmant // 2 + 1
+    high = math.ldexp(round(mantissa * 2**bits), exponent - bits)
     return _one_minus_exp(t * high, t * (rate - high))
 
 
