@@ -88,6 +88,7 @@ from jaxopt_lite.losses.classification import (
     softmax_cross_entropy_with_integer_labels,
 )
 from jaxopt_lite.losses.contrastive import info_nce, ntxent, siglip_loss, triplet_margin_loss
+from jaxopt_lite.losses.distill import linear_distillation_loss
 from jaxopt_lite.losses.divergence import (
     distillation_loss,
     generalized_kl_divergence,
@@ -175,6 +176,7 @@ __all__ = [
     "kl_divergence_with_log_targets",
     "kto_loss",
     "l2_loss",
+    "linear_distillation_loss",
     "linear_log_probs",
     "linear_softmax_cross_entropy",
     "list_mle",

@@ -14,7 +14,7 @@ from jaxopt_lite.losses import vocabulary
 from jaxopt_lite.losses.language import head_of, sized
 from jaxopt_lite.losses.reduce import check_mask, counted, reduced
 from jaxopt_lite.losses.spread import spread
-from jaxopt_lite.losses.vocabulary import Head, part
+from jaxopt_lite.losses.vocabulary import Head, log_softmax, part
 
 
 def linear_distillation_loss(
@@ -128,37 +128,34 @@ def pair_logits(head: Head, x, w, u, k, start: Any, width: int) -> tuple[jax.Arr
     return vocabulary.logits(head, x, columns, None), vocabulary.logits(head, u, teacher, None), columns
 
 
-def pair_stream(head: Head, x, w, u, k) -> dict[str, jax.Array]:
-    """The divergence of every row, and what its gradient needs: both log-sum-exps and ``Σ_v ∂D/∂s_v``."""
+def pair_stream(head: Head, x, w, u, k) -> dict[str, Any]:
+    """The divergence of every row, and what its gradient needs: both heads' statistics and ``Σ_v ∂D/∂s_v``."""
     nobody = jnp.full(x.shape[0], -1)
-    s = vocabulary.whole_stream(head, x, w, None, nobody)["lse"]
-    t = vocabulary.whole_stream(head, u, k, None, nobody)["lse"]
+    s, t = (vocabulary.whole_stream(head, a, b, None, nobody) for a, b in ((x, w), (u, k)))
 
     def body(start, width, carry):
         z, teacher, _ = pair_logits(head, x, w, u, k, start, width)
-        d, pull = terms(head.beta, z - s[:, None], teacher.astype(z.dtype) - t.astype(z.dtype)[:, None])
+        d, pull = terms(head.beta, log_softmax(z, s), log_softmax(teacher, t).astype(z.dtype))
         return carry[0] + jnp.sum(d, axis=1), carry[1] + jnp.sum(pull, axis=1)
 
-    sums = vocabulary.over_blocks(
-        body, (jnp.zeros_like(s), jnp.zeros_like(s)), w.shape[head.vocabulary_axis], head.columns
-    )
+    zero = jnp.zeros_like(s["rest"])
+    sums = vocabulary.over_blocks(body, (zero, zero), w.shape[head.vocabulary_axis], head.columns)
     value, slope = sums if head.axis_name is None else lax.psum(sums, head.axis_name)
     return {"divergence": value, "slope": slope, "student": s, "teacher": t}
 
 
-def pair_back(head: Head, x, w, u, k, rows: dict[str, jax.Array], ct: jax.Array) -> tuple:
+def pair_back(head: Head, x, w, u, k, rows: dict[str, Any], ct: jax.Array) -> tuple:
     """The gradients of ``x`` (in float32) and ``w``: ``∂D/∂z = ∂D/∂s - S·Σ_v ∂D/∂s_v``."""
     axis, vary = head.vocabulary_axis, partial(vocabulary.vary, axes=vocabulary.varying(x))
 
     def body(start, width, carry):
         dx, dw = carry
         z, teacher, columns = pair_logits(head, x, w, u, k, start, width)
-        s = z - rows["student"][:, None]
-        pull = terms(head.beta, s, teacher.astype(z.dtype) - rows["teacher"].astype(z.dtype)[:, None])[1]
-        dz = ct[:, None] * (pull - jnp.exp(s) * rows["slope"][:, None])
-        da = vocabulary.narrow(vocabulary.logits_pull(head, z, dz), x, w)
-        dw = vocabulary.put(dw, vocabulary.kernel_product(head, x, da), start, axis)
-        return dx + vocabulary.product(da, columns, (1, axis)), dw
+        s, t = log_softmax(z, rows["student"]), log_softmax(teacher, rows["teacher"]).astype(z.dtype)
+        dz = ct[:, None] * (terms(head.beta, s, t)[1] - jnp.exp(s) * rows["slope"][:, None])
+        da = vocabulary.logits_pull(head, z, dz)
+        dx_block, dw_block = vocabulary.back_products(head, da, x, columns)
+        return dx + dx_block, vocabulary.put(dw, dw_block, start, axis)
 
     carry = vary(jnp.zeros(x.shape, vocabulary.wide(x, w))), vary(jnp.zeros(w.shape, w.dtype))
     return vocabulary.over_blocks(body, carry, w.shape[axis], head.columns)

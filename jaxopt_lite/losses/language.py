@@ -156,7 +156,7 @@ def linear_log_probs(
     head = sized(name, head, x, kernel, chunk_size)
     stats = vocabulary.combine(head, vocabulary.row_stats(head, *vocabulary.alike(x, kernel, bias, y)))
     shape = jnp.shape(labels)
-    log_probs = ((stats["label"] - stats["lse"]) * factor).reshape(shape)
+    log_probs = (((stats["label"] - stats["max"]) - stats["rest"]) * factor).reshape(shape)
     return (log_probs, stats["entropy"].reshape(shape)) if return_entropy else log_probs
 
 
@@ -224,7 +224,7 @@ def _class_weight(name: str, head: Head, class_weights, kernel, y, dtype) -> jax
 
 def _token_stats(stats: vocabulary.Stats, keep, shape: tuple[int, ...]) -> TokenStats:
     hide = lambda a: (a if keep is None else jnp.where(keep, a, 0)).reshape(shape)
-    return TokenStats(*(hide(stats[name]) for name in TokenStats._fields))
+    return TokenStats(hide(stats["max"] + stats["rest"]), hide(stats["argmax"]), hide(stats["entropy"]))
 
 
 def sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: int | None) -> Head:

@@ -25,7 +25,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxopt_lite.losses.spread import spread
 
-Stats = dict[str, jax.Array]  # [N] each: "lse", "label", and where wanted "sum", "entropy", "argmax", "max"
+# [N] each: "max" and "rest", whose sum is the log-sum-exp (apart, since a logit minus their sum would be rounded
+# at the size of the sum), "label", and where wanted "sum", "entropy", "argmax".
+Stats = dict[str, jax.Array]
 Bias = jax.Array | None
 
 
@@ -38,7 +40,7 @@ class Head:
     transpose: bool = False  # the kernel is [V, H]
     columns: int = 1  # of the vocabulary in one block of row_stats
     tokens: int = 1  # in one chunk of fused_loss
-    want: tuple[str, ...] = ()  # statistics beyond "lse" and "label"
+    want: tuple[str, ...] = ()  # statistics beyond "max", "rest" and "label"
     axis_name: Any = None  # the mesh axis over which the vocabulary is sharded, under shard_map
     label_smoothing: float = 0.0
     z_loss: float = 0.0
@@ -109,9 +111,21 @@ def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
     return lax.dot_general(a.astype(operand), b.astype(operand), axes, preferred_element_type=wide(a, b))
 
 
-def narrow(da: jax.Array, *others: jax.Array) -> jax.Array:
-    """``da`` as an operand: bfloat16 beside bfloat16, which is what matrix units are fast at, else as it is."""
-    return da.astype(jnp.bfloat16) if all(o.dtype == jnp.bfloat16 for o in others) else da
+def back_products(head: Head, da: jax.Array, x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``da·wᵀ`` and ``xᵀ·da``, the latter laid out as the kernel is.
+
+    Beside bfloat16 operands ``da`` becomes one, which is what matrix units are fast at. A CPU has none: there a
+    product of float32 is the faster one, and the gradient as exact as that of logits that are held.
+    """
+
+    def both(da, x, w):
+        dx = product(da, w, (1, head.vocabulary_axis))
+        return dx, product(da, x, (0, 0)) if head.transpose else product(x, da, (0, 0))
+
+    if not x.dtype == w.dtype == jnp.bfloat16:
+        return both(da, x, w)
+    rounded = lambda da, x, w: both(da.astype(jnp.bfloat16), x, w)
+    return lax.platform_dependent(da, x, w, cpu=both, default=rounded)
 
 
 def logits(head: Head, x: jax.Array, w: jax.Array, b: Bias) -> jax.Array:
@@ -128,11 +142,6 @@ def logits_pull(head: Head, z: jax.Array, dz: jax.Array) -> jax.Array:
     """The cotangent of ``x·w + b`` from that of ``z``: over τ, and times ``1 - (τ·z/c)²`` when capped."""
     dz = dz if head.temperature == 1 else dz / head.temperature
     return dz if head.softcap is None else dz * (1 - jnp.square(z * (head.temperature / head.softcap)))
-
-
-def kernel_product(head: Head, x: jax.Array, da: jax.Array) -> jax.Array:
-    """``xᵀ·da``, laid out as the kernel is."""
-    return product(da, x, (0, 0)) if head.transpose else product(x, da, (0, 0))
 
 
 # --- statistics of rows from blocks of their logits ---------------------------------------------------------
@@ -166,20 +175,29 @@ def update(carry: Stats, z: jax.Array, start: Any, y: jax.Array) -> Stats:
 
 def finish(carry: Stats) -> Stats:
     """The statistics, once every block is in."""
-    log_total = jnp.log(carry["total"])
-    stats: Stats = {name: carry[name] for name in ("label", "sum", "argmax") if name in carry}
-    if "argmax" in carry:
-        stats["max"] = carry["max"]  # to tell which shard's is the one
+    total = jnp.maximum(
+        carry["total"], jnp.finfo(carry["total"].dtype).tiny
+    )  # a shard may be -inf throughout
+    log_total = jnp.log(total)
+    stats: Stats = {name: carry[name] for name in ("max", "label", "sum", "argmax") if name in carry}
     if "entropy" in carry:
-        stats["entropy"] = log_total - carry["entropy"] / carry["total"]
-    return stats | {"lse": carry["max"] + log_total}
+        stats["entropy"] = log_total - carry["entropy"] / total
+    return stats | {"rest": log_total}
+
+
+def log_softmax(z: jax.Array, stats: Stats) -> jax.Array:
+    """``log p = z - lse`` of one block."""
+    return (z - stats["max"][:, None]) - stats["rest"][:, None]
 
 
 def stats_pull(head: Head, z: jax.Array, start: Any, y: jax.Array, stats: Stats, cts: Stats) -> jax.Array:
-    """The cotangent of ``x·w + b`` in one block, from the cotangents of its rows' statistics."""
-    d = z - stats["lse"][:, None]
+    """The cotangent of ``x·w + b`` in one block, from the cotangents of its rows' statistics.
+
+    That of "max" is that of "rest" once more, since all that is made of them is made of their sum.
+    """
+    d = log_softmax(z, stats)
     p = jnp.exp(d)
-    dz = cts["lse"][:, None] * p + jnp.where(hits(z, start, y), cts["label"][:, None], 0)
+    dz = cts["rest"][:, None] * p + jnp.where(hits(z, start, y), cts["label"][:, None], 0)
     if "sum" in cts:
         dz = dz + cts["sum"][:, None]
     if "entropy" in cts:  # ∂H/∂z = -p·(log p + H)
@@ -215,27 +233,30 @@ def finite(d: jax.Array) -> jax.Array:
 
 def combine(head: Head, stats: Stats) -> Stats:
     """The statistics of whole rows from those of each shard of the vocabulary."""
-    axis, top = head.axis_name, lax.stop_gradient(stats.get("max"))
+    axis, top = head.axis_name, lax.stop_gradient(stats["max"])
     if axis is None:
-        return {name: value for name, value in stats.items() if name != "max"}
-    m = finite(lax.pmax(lax.stop_gradient(stats["lse"]), axis))
-    lse = m + jnp.log(lax.psum(jnp.exp(stats["lse"] - m), axis))
-    whole = {name: lax.psum(stats[name], axis) for name in ("label", "sum") if name in stats} | {"lse": lse}
+        return stats
+    m = lax.pmax(top, axis)
+    share = (stats["max"] - m) + stats["rest"]
+    rest = jnp.log(lax.psum(jnp.exp(share), axis))
+    whole: Stats = {name: lax.psum(stats[name], axis) for name in ("label", "sum") if name in stats}
+    whole |= {"max": m, "rest": rest}
     if "entropy" in stats:  # H = Σₛ qₛ·(Hₛ - log qₛ), with qₛ the probability of shard s
-        d = stats["lse"] - lse
+        d = share - rest
         whole["entropy"] = lax.psum(jnp.exp(d) * (stats["entropy"] - finite(d)), axis)
     if "argmax" in stats:
-        best = jnp.where(top == lax.pmax(top, axis), stats["argmax"], jnp.iinfo(jnp.int32).max)
+        best = jnp.where(top == m, stats["argmax"], jnp.iinfo(jnp.int32).max)
         whole["argmax"] = lax.pmin(best, axis)
     return whole
 
 
 def row_loss(head: Head, stats: Stats, classes: int) -> jax.Array:
     """``ℓ = lse - (1 - ε)·z_y - (ε/V)·Σ z + λ·lse²``."""
-    losses = stats["lse"] - (1 - head.label_smoothing) * stats["label"]
-    if head.label_smoothing:
-        losses = losses - head.label_smoothing / classes * stats["sum"]
-    return losses + head.z_loss * jnp.square(stats["lse"]) if head.z_loss else losses
+    top, rest, smoothing = stats["max"], stats["rest"], head.label_smoothing
+    losses = rest + (1 - smoothing) * (top - stats["label"])
+    if smoothing:
+        losses = losses + smoothing * (top - stats["sum"] / classes)
+    return losses + head.z_loss * jnp.square(top + rest) if head.z_loss else losses
 
 
 # --- streaming the vocabulary, recomputing it in the backward pass ------------------------------------------
@@ -290,9 +311,8 @@ def stream_back(head: Head, x, w, b, y, stats: Stats, cts: Stats) -> tuple:
         z = logits(head, x, columns, bias)
         da = stats_pull(head, z, start + first_class(head, w), y, stats, cts)
         db = None if b is None else put(db, jnp.sum(da, axis=0), start)
-        da = narrow(da, x, w)
-        dx = dx + product(da, columns, (1, axis))
-        return dx, put(dw, kernel_product(head, x, da), start, axis), db
+        dx_block, dw_block = back_products(head, da, x, columns)
+        return dx + dx_block, put(dw, dw_block, start, axis), db
 
     carry = zeros(x, wide(x, w)), zeros(w, w.dtype), None if b is None else zeros(b, b.dtype)
     return over_blocks(body, carry, w.shape[axis], head.columns)
@@ -336,9 +356,9 @@ def chunk_gradients(head: Head, x, w, b, y, weights) -> tuple:
         xs, ys = part(x, start, width), part(y, start, width)
         ell, da = chunk_pull(head, xs, w, b, ys, part(weights, start, width))
         db = None if db is None else db + jnp.sum(da, axis=0)
-        da = narrow(da, x, w)
-        dx = None if dx is None else put(dx, product(da, w, (1, axis)), start)
-        dw = None if dw is None else dw + kernel_product(head, xs, da)
+        dx_chunk, dw_chunk = back_products(head, da, xs, w)
+        dx = None if dx is None else put(dx, dx_chunk, start)
+        dw = None if dw is None else dw + dw_chunk
         return put(losses, ell, start), dx, dw, db
 
     shards = head.axis_name if isinstance(head.axis_name, tuple) else (head.axis_name,)
