@@ -1,6 +1,8 @@
 """How long one optimizer step takes, and how long it takes to trace, beside jitted optax and fused torch.
 
-    python benchmarks/step_time.py [--parameters 32000000] [--leaves 1 100 1000] [--repeats 31] [--only adamw]
+    python benchmarks/step_time.py                                         # every row: about half an hour
+    python benchmarks/step_time.py --only adamw lion --leaves 1            # a few seconds
+    python benchmarks/step_time.py --leaves 1000 --parameters 1000000 --repeats 9
 
 Every row measures all peers in the same run: float32, parameters and state donated, samples interleaved,
 medians. `x optax` is optax's time over ours (above 1: ours is faster). `temp` is
@@ -12,28 +14,71 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 import jaxopt_lite as jol
+import jaxopt_lite.optimizers
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's idle threads slow whoever runs after it
 
+OURS = SimpleNamespace(**vars(jol.optimizers) | vars(jol))
+PEER = SimpleNamespace(**vars(optax.contrib) | vars(optax))
 
-def cases() -> dict[str, tuple]:
-    """Name → ours, optax's, and the name of torch's optimizer with its options."""
-    clip = lambda lib, tx: lib.chain(lib.clip_by_global_norm(1.0), tx)
-    return {
-        "sgd": (jol.sgd(1e-3), optax.sgd(1e-3), ("SGD", {})),
-        "momentum": (jol.sgd(1e-3, 0.9), optax.sgd(1e-3, 0.9), ("SGD", {"momentum": 0.9})),
-        "adam": (jol.adam(1e-3), optax.adam(1e-3), ("Adam", {})),
-        "adamw": (jol.adamw(1e-3), optax.adamw(1e-3), ("AdamW", {})),
-        "clip + adamw": (clip(jol, jol.adamw(1e-3)), clip(optax, optax.adamw(1e-3)), None),
-    }
+# Name → the same transformation from either library. The weight decay is on wherever both have it.
+CASES: dict[str, Callable] = {
+    "sgd": lambda lib: lib.sgd(1e-3),
+    "momentum": lambda lib: lib.sgd(1e-3, 0.9),
+    "nesterov": lambda lib: lib.sgd(1e-3, 0.9, nesterov=True),
+    "adam": lambda lib: lib.adam(1e-3),
+    "adamw": lambda lib: lib.adamw(1e-3),
+    "clip+adamw": lambda lib: lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(1e-3)),
+    "adabelief": lambda lib: lib.adabelief(1e-3),
+    "adadelta": lambda lib: lib.adadelta(1e-3, weight_decay=0.01),
+    "adafactor": lambda lib: lib.adafactor(1e-3),
+    "adagrad": lambda lib: lib.adagrad(1e-3),
+    "adamax": lambda lib: lib.adamax(1e-3),
+    "adamaxw": lambda lib: lib.adamaxw(1e-3),
+    "adan": lambda lib: lib.adan(1e-3, weight_decay=0.01),
+    "ademamix": lambda lib: lib.ademamix(1e-3, weight_decay=0.01),
+    "amsgrad": lambda lib: lib.amsgrad(1e-3),
+    "dowg": lambda lib: lib.dowg(1.0),
+    "fromage": lambda lib: lib.fromage(1e-3),
+    "lamb": lambda lib: lib.lamb(1e-3, weight_decay=0.01),
+    "lars": lambda lib: lib.lars(1e-3, weight_decay=0.01),
+    "lion": lambda lib: lib.lion(1e-4),
+    "nadam": lambda lib: lib.nadam(1e-3),
+    "nadamw": lambda lib: lib.nadamw(1e-3),
+    "novograd": lambda lib: lib.novograd(1e-3, weight_decay=0.01),
+    "prodigy": lambda lib: lib.prodigy(1.0, weight_decay=0.01),
+    "radam": lambda lib: lib.radam(1e-3),
+    "rmsprop": lambda lib: lib.rmsprop(1e-3),
+    "rmsprop centered": lambda lib: lib.rmsprop(1e-3, centered=True, momentum=0.9),
+    "rprop": lambda lib: lib.rprop(1e-3),
+    "schedule_free": lambda lib: lib.schedule_free(lib.adamw(1e-3, b1=0.0), 1e-3),
+    "schedule_free sgd": lambda lib: lib.schedule_free(lib.sgd(1e-3), 1e-3),
+    "sign_sgd": lambda lib: lib.sign_sgd(1e-3),
+    "signum": lambda lib: lib.signum(1e-3),
+    "sm3": lambda lib: lib.sm3(1e-3),
+    "sophia": lambda lib: lib.sophia(1e-3),
+    "yogi": lambda lib: lib.yogi(1e-3),
+}
+
+# Those that torch has a fused kernel for on every device.
+TORCH: dict[str, tuple[str, dict]] = {
+    "sgd": ("SGD", {}),
+    "momentum": ("SGD", {"momentum": 0.9}),
+    "nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
+    "adam": ("Adam", {}),
+    "adamw": ("AdamW", {}),
+    "adagrad": ("Adagrad", {}),
+}
 
 
 def tree_of(parameters: int, leaves: int, key: jax.Array) -> list:
@@ -44,9 +89,16 @@ def tree_of(parameters: int, leaves: int, key: jax.Array) -> list:
     return [jax.random.normal(k, shape) for k in keys]
 
 
-def step_of(tx, apply_updates) -> Callable:
+def objective(params):
+    """What sophia differentiates for its Hessian, in every tenth step."""
+    return sum(jnp.sum(p * p) for p in jax.tree.leaves(params))
+
+
+def step_of(tx, apply_updates: Callable) -> jax.stages.Wrapped:
+    tx = optax.with_extra_args_support(tx)
+
     def step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(grads, state, params, obj_fn=objective)
         return apply_updates(params, updates), state
 
     return jax.jit(step, donate_argnums=(0, 1))
@@ -60,9 +112,10 @@ class Run:
         self.state = jax.jit(tx.init)(self.params)
         lowered = step_of(tx, apply_updates).lower(self.params, self.state, grads)
         self.compiled = lowered.compile()
-        self.temporary = self.compiled.memory_analysis().temp_size_in_bytes
+        memory = self.compiled.memory_analysis()
+        self.temporary = memory.temp_size_in_bytes if memory else float("nan")
 
-    def __call__(self):
+    def __call__(self) -> float:
         start = time.perf_counter()
         self.params, self.state = self.compiled(self.params, self.state, self.grads)
         jax.block_until_ready(self.params)
@@ -80,7 +133,7 @@ class TorchRun:
             tensor.grad = torch.from_numpy(np.array(g))
         self.optimizer = getattr(torch.optim, name)(tensors, lr=1e-3, fused=True, **options)
 
-    def __call__(self):
+    def __call__(self) -> float:
         start = time.perf_counter()
         self.optimizer.step()
         return time.perf_counter() - start
@@ -116,29 +169,23 @@ def interleaved(runs: list, repeats: int) -> list[float]:
     return [statistics.median(column[2:]) for column in samples]
 
 
-def measure(case: tuple, parameters: int, leaves: int, repeats: int) -> dict[str, float | None]:
-    ours, peer, torch_case = case
-    params, grads = (
-        tree_of(parameters, leaves, jax.random.key(0)),
-        tree_of(parameters, leaves, jax.random.key(1)),
-    )
-    traces = [
-        trace_time(ours, jol.apply_updates, params, grads),
-        trace_time(peer, optax.apply_updates, params, grads),
-    ]
-    runs: list = [Run(ours, jol.apply_updates, params, grads), Run(peer, optax.apply_updates, params, grads)]
-    if torch_case and has_torch():
-        runs.append(TorchRun(*torch_case, params, grads))
-    times = interleaved(runs, repeats)
-    leaf = params[0].size * 4
-    return {
-        "ours": times[0],
-        "optax": times[1],
-        "torch": times[2] if len(times) > 2 else None,
-        "temp": runs[0].temporary / leaf,
-        "optax temp": runs[1].temporary / leaf,
-        "trace": traces[0] / traces[1],
-    }
+def measure(name: str, parameters: int, leaves: int, repeats: int) -> Iterator[tuple[str, str]]:
+    """The row's columns: heading and cell."""
+    params, grads = (tree_of(parameters, leaves, jax.random.key(seed)) for seed in (0, 1))
+    peers = [(CASES[name](lib), lib.apply_updates) for lib in (OURS, PEER)]
+    traces = [trace_time(*peer, params, grads) for peer in peers]
+    runs: list = [Run(*peer, params, grads) for peer in peers]
+    if name in TORCH and has_torch():
+        runs.append(TorchRun(*TORCH[name], params, grads))
+    ours, peer, *torch = interleaved(runs, repeats)
+    yield "ours ms", f"{ours * 1e3:.1f}"
+    yield "optax ms", f"{peer * 1e3:.1f}"
+    yield "torch ms", f"{torch[0] * 1e3:.1f}" if torch else "-"
+    yield "x optax", f"{peer / ours:.2f}"
+    yield "x torch", f"{torch[0] / ours:.2f}" if torch else "-"
+    yield "temp/leaf", f"{runs[0].temporary / (params[0].size * 4):.3f}"
+    yield "optax's", f"{runs[1].temporary / (params[0].size * 4):.3f}"
+    yield "trace/optax's", f"{traces[0] / traces[1]:.2f}"
 
 
 def main() -> None:
@@ -148,37 +195,20 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=32_000_000)
     parser.add_argument("--leaves", type=int, nargs="+", default=[1, 100, 1000])
     parser.add_argument("--repeats", type=int, default=31)
-    parser.add_argument("--only", nargs="+", default=None, help="rows to run, by name")
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES, metavar="NAME")
     args = parser.parse_args()
     print(f"{args.parameters:,} float32 parameters on {jax.devices()[0].device_kind}, jax {jax.__version__}")
-    columns = [
-        "ours ms",
-        "optax ms",
-        "torch ms",
-        "x optax",
-        "x torch",
-        "temp/leaf",
-        "optax's",
-        "trace/optax's",
-    ]
-    print(f"{'step':14} {'leaves':>6} " + " ".join(f"{c:>13}" for c in columns))
-    for name, case in cases().items():
+    line = lambda name, leaves, cells: print(
+        f"{name:17} {leaves:>6} " + " ".join(f"{c:>9}" for c in cells), flush=True
+    )
+    heading = True
+    for name in args.only:
         for leaves in args.leaves:
-            if args.only and name not in args.only:
-                continue
-            m = measure(case, args.parameters, leaves, args.repeats)
-            torch = m["torch"]
-            cells = [
-                f"{m['ours'] * 1e3:.1f}",
-                f"{m['optax'] * 1e3:.1f}",
-                f"{torch * 1e3:.1f}" if torch else "-",
-                f"{m['optax'] / m['ours']:.2f}",
-                f"{torch / m['ours']:.2f}" if torch else "-",
-                f"{m['temp']:.3f}",
-                f"{m['optax temp']:.3f}",
-                f"{m['trace']:.2f}",
-            ]
-            print(f"{name:14} {leaves:6} " + " ".join(f"{c:>13}" for c in cells), flush=True)
+            columns, cells = zip(*measure(name, args.parameters, leaves, args.repeats), strict=True)
+            if heading:
+                line("step", "leaves", columns)
+            line(name, leaves, cells)
+            heading = False
 
 
 if __name__ == "__main__":

@@ -51,12 +51,13 @@ def vdot(a: Any, b: Any) -> jax.Array:
     return sum(jax.tree.leaves(jax.tree.map(one, a, b)), start=jnp.float32(0))
 
 
-def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
+def norm(tree: Any, *, minus: Any = None, axis_name: Any = None) -> jax.Array:
     """√(Σ |xᵢ|²) over all leaves, in float32 or better, for entries of any magnitude.
 
     One pass when the sum of squares is a comfortable number; only otherwise (``lax.switch``) a second one in
     which the entries are first scaled by a power of two. The gradient at 0 is 0. ``axis_name`` sums over a
-    mesh axis as well: each device holds other entries.
+    mesh axis as well: each device holds other entries. ``minus`` is a tree like ``tree``, for the norm of their
+    difference, which is then never stored.
 
     >>> f"{norm([jnp.full(4, 1e20), jnp.zeros(2)]):.6g}"
     '2e+20'
@@ -65,7 +66,8 @@ def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
     if not leaves:
         return jnp.float32(0)
     dtype = jnp.result_type(jnp.float32, *leaves)
-    total = _total([_sum_of_squares(x, dtype) for x in leaves], axis_name)
+    others = [None] * len(leaves) if minus is None else jax.tree.leaves(minus)
+    total = _total([_sum_of_squares(*pair, dtype) for pair in zip(leaves, others, strict=True)], axis_name)
     info = jnp.finfo(dtype)
     # Comfortable: no square has overflown, and those that underflow cannot matter. A sum of exactly 0 may hide some.
     small, large = total < info.tiny * 2.0**56, total > info.max * 2.0**-8
@@ -73,10 +75,11 @@ def norm(tree: Any, *, axis_name: Any = None) -> jax.Array:
         total.dtype
     )
 
-    def scaled(leaves):
-        return safe_sqrt(_total([_scaled_sum_of_squares(x, scale, dtype) for x in leaves], axis_name)) / scale
+    def scaled(pairs):
+        sums = [_scaled_sum_of_squares(*pair, scale, dtype) for pair in zip(*pairs, strict=True)]
+        return safe_sqrt(_total(sums, axis_name)) / scale
 
-    return jax.lax.cond(small | large, scaled, lambda _: safe_sqrt(total), leaves)
+    return jax.lax.cond(small | large, scaled, lambda _: safe_sqrt(total), (leaves, others))
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -101,17 +104,24 @@ def _wide(x: Any) -> jax.Array:
 
 
 # Both under jit, so that a tree of a thousand equal leaves is traced once.
-@functools.partial(jax.jit, static_argnums=1)
-def _sum_of_squares(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return jnp.sum(abs2(jnp.asarray(x).astype(dtype)))
-
-
 @functools.partial(jax.jit, static_argnums=2)
-def _scaled_sum_of_squares(x: jax.Array, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    x = jnp.asarray(x).astype(dtype)
+def _sum_of_squares(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    return jnp.sum(abs2(_difference(x, y, dtype)))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _scaled_sum_of_squares(
+    x: jax.Array, y: jax.Array | None, scale: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    x = jnp.asarray(x)
     # Made to depend on the leaf, or XLA broadcasts one scale for all leaves to a full-size temporary.
     own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x[(slice(1),) * x.ndim]))), 1, scale)
-    return jnp.sum(abs2(x * own))
+    return jnp.sum(abs2(_difference(x, y, dtype) * own))
+
+
+def _difference(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    x = jnp.asarray(x).astype(dtype)
+    return x if y is None else x - jnp.asarray(y).astype(dtype)
 
 
 def _total(sums: list, axis_name: Any) -> jax.Array:

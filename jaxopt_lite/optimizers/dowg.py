@@ -41,7 +41,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Scalar = 1e-4):
         if params is None:
             raise ValueError("dowg.update: params is None, expected the tree of parameters")
         dtype = state.estim_sq_dist.dtype
-        distance = tree.norm(jax.tree.map(_difference, params, state.init_params)).astype(dtype)
+        distance = tree.norm(params, minus=state.init_params).astype(dtype)
         squared = jnp.maximum(state.estim_sq_dist, distance * distance)
         size = jnp.sqrt(squared) * tree.norm(updates).astype(dtype)
         total, root = moments.second_moment(state.weighted_sq_norm_grads, size, 1, 1)
@@ -50,11 +50,6 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Scalar = 1e-4):
         return updates, DoWGState(state.init_params, total, squared)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _difference(a: Array, b: Array) -> Array:
-    dtype = tree.moment_dtype(a)
-    return a.astype(dtype) - b.astype(dtype)
 
 
 @transformation
