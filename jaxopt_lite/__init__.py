@@ -9,6 +9,7 @@ from jaxopt_lite import (
     losses,
     optimizers,
     schedules,
+    sharding,
     training,
     transformation,
     tree,
@@ -16,7 +17,7 @@ from jaxopt_lite import (
     wrappers,
 )
 from jaxopt_lite.compose import apply_updates, chain, freeze, masked, named_chain, partition
-from jaxopt_lite.optimizers import adam, adamw, sgd
+from jaxopt_lite.optimizers import adam, adamw, muon, sgd
 from jaxopt_lite.training import fit, make_step, minibatches
 from jaxopt_lite.wrappers import clip, clip_by_global_norm, get_hyperparams, set_hyperparams, tunable
 
@@ -38,12 +39,14 @@ __all__ = [
     "make_step",
     "masked",
     "minibatches",
+    "muon",
     "named_chain",
     "optimizers",
     "partition",
     "schedules",
     "set_hyperparams",
     "sgd",
+    "sharding",
     "training",
     "transformation",
     "tree",

@@ -16,6 +16,7 @@ from jaxopt_lite.optimizers.lamb import lamb
 from jaxopt_lite.optimizers.lars import lars, scale_by_trust_ratio
 from jaxopt_lite.optimizers.lion import lion, scale_by_lion
 from jaxopt_lite.optimizers.mars import mars, scale_by_mars
+from jaxopt_lite.optimizers.muon import muon, scale_by_muon
 from jaxopt_lite.optimizers.nadam import nadam, nadamw
 from jaxopt_lite.optimizers.novograd import novograd, scale_by_novograd
 from jaxopt_lite.optimizers.prodigy import prodigy
@@ -59,6 +60,7 @@ __all__ = [
     "lars",
     "lion",
     "mars",
+    "muon",
     "nadam",
     "nadamw",
     "novograd",
@@ -80,6 +82,7 @@ __all__ = [
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_mars",
+    "scale_by_muon",
     "scale_by_novograd",
     "scale_by_param_block_rms",
     "scale_by_radam",
