@@ -31,9 +31,9 @@ LOSS_CLAIMS = {
     "logits": "a logit of minus infinity is an absent class",
     "probabilities": "the first argument lies in 0 … 1, its last axis sums to one",
     "log_probabilities": "the first argument holds log-probabilities",
+    "log_targets": "the targets hold log-probabilities too",
     "positive": "the first argument is positive",
     "float32_result": "16-bit inputs give a float32 loss",
-    "strict": "predictions and targets of different shapes are an error",
 }
 BUDGETS = {
     "temporaries": "temporary bytes of a compiled step over the bytes of the parameters (or loss inputs)",

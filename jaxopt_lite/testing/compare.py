@@ -77,6 +77,8 @@ def expect_close(
 def _close_leaf(got: np.ndarray, want: np.ndarray, what: str, rtol: float, atol: float, input: Any) -> None:
     if got.shape != want.shape:
         raise LawBroken(what + " has another shape", input=input, got=got.shape, expected=want.shape)
+    if got.dtype == want.dtype == bool:
+        got, want = got.astype(np.int8), want.astype(np.int8)  # NumPy subtracts no bools
     finite = np.abs(want[np.isfinite(want)]) if want.dtype.kind in "fc" else np.abs(want)
     tolerance = atol + rtol * float(np.max(finite, initial=0.0))
     with np.errstate(invalid="ignore"):

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxopt_lite.testing.claims import LOSS_CLAIMS, parse_claims
 from jaxopt_lite.testing.compare import plain
+from jaxopt_lite.testing.quick import quick_jit
 from jaxopt_lite.testing.report import NotRun
 
 BATCH, CLASSES = 6, 5
@@ -76,6 +77,7 @@ class LossCase:
         self.claims = parse_claims(claims, LOSS_CLAIMS)
         self.expected_failures = dict(expected_failures or {})
         self.name = name or loss_name(loss)
+        self.programs: dict[Any, Callable[..., Any]] = {}
 
     def __repr__(self) -> str:
         return f"LossCase({self.name})"
@@ -111,13 +113,8 @@ class LossCase:
 
     def hostile(self) -> tuple[Any, ...]:
         """Inputs whose first argument is as extreme as its domain allows."""
-        cycle = [1e4, -1e4, 0.0, 50.0, -50.0, 1e-30, 3.0]
-        if {"positive", "probabilities"} & self.claims.names:
-            cycle = (
-                [0.0, -69.0, 0.0, -10.0, 9.0] if "positive" in self.claims else [104.0, 0.0, -104.0, 0.0, 1.0]
-            )
-        shape = self.inputs[0].shape
-        return self.in_domain(np.resize(np.array(cycle), shape)), *self.inputs[1:]
+        values = np.resize(np.array(HOSTILE[self.domain]), self.inputs[0].shape)
+        return self.in_domain(values), *self.inputs[1:]
 
     def same_shaped(self) -> tuple[Any, ...]:
         """The inputs, where the first two are floating arrays of one shape; otherwise the law is not run."""
@@ -125,6 +122,12 @@ class LossCase:
         if not others or not is_float(others[0]) or others[0].shape != first.shape:
             raise NotRun("needs predictions and targets of one shape")
         return self.inputs
+
+    def at_target(self) -> tuple[Any, ...]:
+        """The inputs with the predictions that the targets ask for."""
+        _, second, *rest = self.same_shaped()
+        logs = "log_probabilities" in self.claims and "log_targets" not in self.claims
+        return jnp.log(second) if logs else second, second, *rest
 
     def class_ids(self) -> tuple[Any, ...]:
         """The inputs, where the second holds class ids of the first's last axis; otherwise the law is not run."""
@@ -146,8 +149,33 @@ class LossCase:
 
     @cached_property
     def result(self) -> jax.Array:
-        """The unreduced value at the ordinary inputs."""
+        """The unreduced value at the ordinary inputs, not compiled."""
         return self.loss(*self.inputs)
+
+    @cached_property
+    def traceable(self) -> bool:
+        """Whether the loss can be traced."""
+        try:
+            jax.eval_shape(self.loss, *self.inputs)
+        except Exception:
+            return False
+        return True
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function compiled; as it is where the loss cannot be traced (``jit_equals_eager`` says so)."""
+        return quick_jit(function) if self.traceable else function
+
+    def program(self, key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """A function compiled once for all laws."""
+        if key not in self.programs:
+            self.programs[key] = self.compiled(make())
+        return self.programs[key]
+
+    def value(self, *inputs: Any, **options: Any) -> jax.Array:
+        """The loss, compiled."""
+        arrays, words = _split(options)
+        call = lambda inputs, arrays: self.loss(*inputs, **arrays, **words)
+        return self.program(("value", *words.items()), lambda: call)(inputs, arrays)
 
     def per_example(self) -> jax.Array:
         """The result, where its first axis counts the examples; otherwise the law is not run."""
@@ -158,15 +186,19 @@ class LossCase:
     def pick(self, inputs: Sequence[Any], index: Any) -> list[Any]:
         """Every input that has the examples' axis, indexed along it."""
         batch = inputs[0].shape[0]
-        return [x[index] if x.ndim and x.shape[0] == batch else x for x in inputs]
+        rows = lambda x: jnp.asarray(np.asarray(x)[index])
+        return [rows(x) if x.ndim and x.shape[0] == batch else x for x in inputs]
 
     def total(self, *inputs: Any, **options: Any) -> Any:
         """Sum of the values, for derivatives."""
         return jnp.sum(self.loss(*inputs, **options))
 
     def gradient(self, inputs: Sequence[Any], **options: Any) -> tuple[Any, ...]:
-        """Derivatives of the total by the arguments ``argnums``."""
-        return jax.grad(functools.partial(self.total, **options), self.argnums)(*inputs)
+        """Derivatives of the total by the arguments ``argnums``, compiled."""
+        arrays, words = _split(options)
+        total = lambda arrays, *inputs: self.total(*inputs, **arrays, **words)
+        slope = jax.grad(total, tuple(i + 1 for i in self.argnums))
+        return self.program(("gradient", *words.items()), lambda: slope)(arrays, *inputs)
 
     def wide(self, inputs: Sequence[Any]) -> list[Any]:
         """Floating inputs as float64 NumPy arrays."""
@@ -175,4 +207,10 @@ class LossCase:
     def reference(self, inputs: Sequence[Any]) -> np.ndarray:
         """The loss's own value computed in float64."""
         with jax.enable_x64(True):
-            return plain(self.loss(*map(jnp.asarray, self.wide(inputs))))
+            return plain(self.value(*map(jnp.asarray, self.wide(inputs))))
+
+
+def _split(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that are arrays, and the words."""
+    words = {name: value for name, value in options.items() if isinstance(value, str)}
+    return {name: value for name, value in options.items() if name not in words}, words

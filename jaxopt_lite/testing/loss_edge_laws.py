@@ -15,7 +15,7 @@ LARGEST = float(np.finfo(np.float32).max)
 def hostile_predictions(case: Case) -> None:
     """±1e4, 0 and 1e-30 give the float64 value, infinite only where that is, and a gradient without NaN."""
     inputs = case.hostile()
-    got, want = plain(case.loss(*inputs)), case.reference(inputs)
+    got, want = plain(case.value(*inputs)), case.reference(inputs)
     expect(not np.isnan(got).any(), "the loss is NaN", input=show(inputs[0]), got=got, expected=want)
     fits = np.abs(want) < LARGEST
     scale = 1e-6 * float(np.abs(plain(inputs[0])).max())
@@ -32,7 +32,7 @@ def small_predictions_are_accurate(case: Case) -> None:
     if case.result.shape != first.shape or case.domain != "real":
         raise NotRun("needs a loss of single entries over real predictions")
     inputs = (jnp.full_like(first, 1e-4), jnp.zeros_like(second), *rest)
-    got, want = plain(case.loss(*inputs)), case.reference(inputs)
+    got, want = plain(case.value(*inputs)), case.reference(inputs)
     close = np.abs(got - want) <= 1e-3 * np.abs(want)
     evidence = {"input": "predictions 1e-4, targets 0", "got": got.flat[0], "expected": want.flat[0]}
     expect(close.all(), "digits are lost", **evidence)
@@ -40,16 +40,15 @@ def small_predictions_are_accurate(case: Case) -> None:
 
 def differentiable_at_the_target(case: Case) -> None:
     """Value and gradient are finite where predictions equal targets: the derivative of √ there is not."""
-    _, second, *rest = case.same_shaped()
-    inputs = (jnp.log(second) if "log_probabilities" in case.claims else second, second, *rest)
-    expect_finite(case.loss(*inputs), "the loss", input="predictions = targets")
+    inputs = case.at_target()
+    expect_finite(case.value(*inputs), "the loss", input="predictions = targets")
     expect_finite(case.gradient(inputs), "the gradient", input="predictions = targets")
 
 
 def zero_predictions(case: Case) -> None:
     """An all-zero first argument has a finite value and gradient: a zero vector has no direction, yet a cosine."""
     inputs = (case.in_domain(jnp.zeros_like(case.inputs[0])), *case.inputs[1:])
-    expect_finite(case.loss(*inputs), "the loss", input="predictions all 0")
+    expect_finite(case.value(*inputs), "the loss", input="predictions all 0")
     expect_finite(case.gradient(inputs), "the gradient", input="predictions all 0")
 
 
@@ -57,11 +56,12 @@ def one_hot_targets(case: Case) -> None:
     """Targets that are exactly 0 and 1 give finite values and gradients: 0·log 0 is 0."""
     first, second, *rest = case.same_shaped()
     hot = jnp.broadcast_to(jnp.asarray(np.arange(second.shape[-1]) == 1, second.dtype), second.shape)
+    hot = jnp.log(hot) if "log_targets" in case.claims else hot
     inputs = (first, hot, *rest)
-    expect_finite(case.loss(*inputs), "the loss", input="one-hot targets")
+    expect_finite(case.value(*inputs), "the loss", input="one-hot targets")
     expect_finite(case.gradient(inputs), "the gradient", input="one-hot targets")
-    along = jax.jvp(lambda x: case.total(x, hot, *rest), (first,), (first,))[1]
-    expect_finite(along, "the forward derivative", input="one-hot targets")
+    along = case.compiled(lambda x: jax.jvp(lambda x: case.total(x, hot, *rest), (x,), (x,))[1])
+    expect_finite(along(first), "the forward derivative", input="one-hot targets")
 
 
 def absent_class(case: Case) -> None:
@@ -71,7 +71,7 @@ def absent_class(case: Case) -> None:
     ids = not is_float(second)
     wide = jnp.concatenate([first, jnp.full_like(first[..., :1], -jnp.inf)], -1)
     targets = second if ids else jnp.concatenate([second, jnp.zeros_like(second[..., :1])], -1)
-    expect_close(case.loss(wide, targets, *rest), case.result, "the loss", input="one more logit of −∞")
+    expect_close(case.value(wide, targets, *rest), case.result, "the loss", input="one more logit of −∞")
     slope = case.gradient([wide, targets, *rest])[0]
     expect_finite(slope, "the gradient", input="one more logit of −∞")
     expect_equal(slope[..., -1], 0 * first[..., 0], "its gradient", input="one more logit of −∞")
@@ -83,7 +83,7 @@ def labels_out_of_range(case: Case) -> None:
     for bad in (-1, first.shape[-1]):
         inputs = (first, labels.at[(0,) * labels.ndim].set(bad), *rest)
         try:
-            value, slope = plain(case.loss(*inputs)), plain(case.gradient(inputs)[0])
+            value, slope = plain(case.value(*inputs)), plain(case.gradient(inputs)[0])
         except Exception:
             continue
         for got, what in ((value.reshape(-1)[:1], "loss"), (slope[0], "gradient")):
@@ -98,7 +98,7 @@ def shape_mismatch_raises(case: Case) -> None:
     first, second, *rest = case.inputs
     for wrong in (second[:1], second[..., :1] if second.ndim > 1 else second[:, None]):
         try:
-            got = case.loss(first, wrong, *rest)
+            got = case.value(first, wrong, *rest)
         except Exception:
             continue
         evidence = {"input": f"{first.shape} with {wrong.shape}", "got": got.shape, "expected": "an error"}

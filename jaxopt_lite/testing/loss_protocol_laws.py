@@ -7,6 +7,7 @@ import numpy as np
 from jaxopt_lite.testing.compare import expect, expect_close, expect_finite, plain, temporary_bytes
 from jaxopt_lite.testing.loss_case import LossCase as Case
 from jaxopt_lite.testing.loss_case import is_float
+from jaxopt_lite.testing.quick import quick_jit
 from jaxopt_lite.testing.report import NotRun
 
 HALF = (jnp.bfloat16, jnp.float16)
@@ -28,9 +29,10 @@ def jit_equals_eager(case: Case) -> None:
 def vmap_equals_loop(case: Case) -> None:
     """``vmap`` over stacked problems is a loop over them; a reduction over a wrong axis shows here."""
     other = case.pick(case.inputs, np.arange(case.inputs[0].shape[0])[::-1])
-    both = [jnp.stack(pair) for pair in zip(case.inputs, other, strict=True)]
-    expect_close(jax.vmap(case.loss)(*both)[0], case.result, "the first loss under vmap")
-    expect_close(jax.vmap(case.loss)(*both)[1], case.loss(*other), "the second loss under vmap")
+    both = [np.stack(pair) for pair in zip(case.inputs, other, strict=True)]
+    got = quick_jit(jax.vmap(case.loss))(*both)
+    expect_close(got[0], case.result, "the first loss under vmap")
+    expect_close(got[1], case.value(*other), "the second loss under vmap")
 
 
 def gradient_matches_differences(case: Case) -> None:
@@ -40,29 +42,31 @@ def gradient_matches_differences(case: Case) -> None:
         for i, slope in zip(case.argnums, case.gradient(inputs), strict=True):
             for seed in range(3):
                 v = np.random.default_rng(seed).normal(size=inputs[i].shape)
-                along = lambda h, i=i, v=v: case.total(*inputs[:i], inputs[i] + h * v, *inputs[i + 1 :])
-                want = float(along(1e-5) - along(-1e-5)) / 2e-5
-                size = 1e-6 * (abs(float(along(0.0))) + float(jnp.sum(jnp.abs(slope * v))))
-                got = jnp.sum(slope * v)
+                moved = lambda h, i=i, v=v: [*inputs[:i], jnp.asarray(inputs[i] + h * v), *inputs[i + 1 :]]
+                along = lambda h, moved=moved: float(plain(case.value(*moved(h))).sum())
+                want, parts = (along(1e-5) - along(-1e-5)) / 2e-5, plain(slope) * v
+                size = 1e-6 * (abs(along(0.0)) + np.abs(parts).sum())
+                got = parts.sum()
                 expect_close(got, want, f"the derivative by argument {i}", rtol=1e-5, atol=size)
 
 
 def forward_equals_reverse(case: Case) -> None:
-    """``jvp`` and ``vjp`` agree; a loss with only a reverse rule fails in Hessians and line searches."""
+    """``jvp`` and ``vjp`` agree; a loss with only a reverse rule has no forward one for line searches."""
     with jax.enable_x64(True):
         inputs = [jnp.asarray(x) for x in case.wide(case.inputs)]
         for i, reverse in zip(case.argnums, case.gradient(inputs), strict=True):
             v = jnp.asarray(np.random.default_rng(1).normal(size=inputs[i].shape))
             along = lambda x, i=i: case.total(*inputs[:i], x, *inputs[i + 1 :])
-            forward = jax.jvp(along, (inputs[i],), (v,))[1]
-            expect_close(forward, jnp.sum(reverse * v), "the forward derivative", rtol=1e-7, atol=1e-12)
+            forward = case.compiled(lambda x, v, f=along: jax.jvp(f, (x,), (v,))[1])(inputs[i], v)
+            want = (plain(reverse) * plain(v)).sum()
+            expect_close(forward, want, "the forward derivative", rtol=1e-7, atol=1e-12)
 
 
 def second_derivative_is_finite(case: Case) -> None:
     """Hessian-vector products exist and are finite: second-order methods and influence functions need them."""
     slope = lambda x: jax.grad(case.total)(x, *case.inputs[1:])
-    direction = jnp.ones_like(case.inputs[0])
-    expect_finite(jax.jvp(slope, (case.inputs[0],), (direction,))[1], "the second derivative")
+    along = case.compiled(lambda x: jax.jvp(slope, (x,), (jnp.ones_like(x),))[1])
+    expect_finite(along(case.inputs[0]), "the second derivative")
 
 
 def gradient_has_the_arguments_dtype(case: Case) -> None:
@@ -78,7 +82,7 @@ def sixteen_bit_is_accurate(case: Case) -> None:
     """16-bit inputs lose no more than a rounding or four: sums over classes in 16 bits lose far more."""
     for dtype in HALF:
         inputs = [x.astype(dtype) if is_float(x) else x for x in case.inputs]
-        want, got = case.reference(inputs), case.loss(*inputs)
+        want, got = case.reference(inputs), case.value(*inputs)
         error = 4.0 * float(jnp.finfo(dtype).eps)
         expect_close(got, want, "the loss", rtol=error, atol=error, input=dtype.__name__)
 
@@ -88,7 +92,7 @@ def float32_result(case: Case) -> None:
     case.needs("float32_result")
     for dtype in HALF:
         inputs = [x.astype(dtype) if is_float(x) else x for x in case.inputs]
-        got = case.loss(*inputs)
+        got = case.value(*inputs)
         expect(
             got.dtype == jnp.float32, "wrong dtype", input=dtype.__name__, got=got.dtype, expected="float32"
         )
@@ -118,6 +122,6 @@ def matches_oracle(case: Case) -> None:
     for inputs, what in ((case.inputs, "ordinary"), (case.hostile(), "hostile")):
         with np.errstate(all="ignore"):
             want = np.asarray(case.oracle(*case.wide(inputs)), np.float64)
-        got, knows = plain(case.loss(*inputs)), ~np.isnan(want) & (np.abs(want) < 3e38)
+        got, knows = plain(case.value(*inputs)), ~np.isnan(want) & (np.abs(want) < 3e38)
         size = 1e-6 * max(1.0, float(np.max(np.abs(plain(inputs[0])), initial=0.0)))
         expect_close(got[knows], want[knows], "the loss", rtol=3e-6, atol=size, input=f"{what} inputs")

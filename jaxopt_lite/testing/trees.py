@@ -47,40 +47,53 @@ def gradients_like(params: Any, seed: int) -> Any:
     return jax.tree.map(leaf, params)
 
 
+def mapped(function: Any, *trees: Any) -> Any:
+    """A NumPy function on every leaf, whose result keeps the first leaf's dtype; nothing is compiled."""
+
+    def leaf(x: Any, *others: Any) -> jax.Array:
+        with np.errstate(all="ignore"):
+            return jnp.asarray(np.asarray(function(*map(np.asarray, (x, *others)))), x.dtype)
+
+    return jax.tree.map(leaf, *trees)
+
+
 def cast(tree: Any, dtype: Any) -> Any:
     """Floating leaves in another dtype."""
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
+    with np.errstate(all="ignore"):
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(dtype)), tree)
 
 
 def scaled(tree: Any, factor: complex) -> Any:
     """Every leaf times a number, in the leaf's dtype (through float64, so that 1e30 times 1e-30 is exact)."""
-    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(_wide(x)) * factor, x.dtype), tree)
+    return mapped(lambda x: (x.astype(_wide(x)) * factor).astype(x.dtype), tree)
 
 
 def _wide(x: Any) -> Any:
     return np.complex128 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float64
 
 
+def added(params: Any, updates: Any) -> Any:
+    """``optax.apply_updates`` in NumPy."""
+    return mapped(lambda p, u: (p + u).astype(p.dtype), params, updates)
+
+
 def zeros(tree: Any) -> Any:
     """The same tree, all zeros."""
-    return jax.tree.map(jnp.zeros_like, tree)
+    return mapped(np.zeros_like, tree)
 
 
 def put(tree: Any, value: float) -> Any:
     """The tree with ``value`` in the first entry of its first leaf."""
     leaves, treedef = jax.tree.flatten(tree)
-    leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].set(value)
-    return jax.tree.unflatten(treedef, leaves)
+    first = np.array(leaves[0])
+    first[(0,) * first.ndim] = value
+    return jax.tree.unflatten(treedef, [jnp.asarray(first), *leaves[1:]])
 
 
 def permuted(tree: Any, seed: int = 7) -> Any:
     """Every leaf's entries in another order, the same for every call on the same shapes."""
-
-    def leaf(x: jax.Array) -> jax.Array:
-        order = np.random.default_rng(seed).permutation(x.size)
-        return x.reshape(-1)[order].reshape(x.shape)
-
-    return jax.tree.map(leaf, tree)
+    order = lambda size: np.random.default_rng(seed).permutation(size)
+    return mapped(lambda x: x.reshape(-1)[order(x.size)].reshape(x.shape), tree)
 
 
 def in_containers(tree: Any) -> Any:
@@ -91,9 +104,9 @@ def in_containers(tree: Any) -> Any:
 
 def stacked(trees: list[Any]) -> Any:
     """Trees stacked along a new first axis."""
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+    return mapped(lambda *xs: np.stack(xs), *trees)
 
 
 def unstacked(tree: Any, count: int) -> list[Any]:
     """The inverse of `stacked`."""
-    return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]
+    return [mapped(lambda x, i=i: x[i], tree) for i in range(count)]

@@ -1,5 +1,6 @@
 """Laws about numbers: zero, tiny, huge and NaN gradients, symmetries, derivatives, descent, oracles."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jaxopt_lite.testing.compare import (
     plain,
     show,
 )
+from jaxopt_lite.testing.quick import quick_jit
 from jaxopt_lite.testing.report import NotRun
 from jaxopt_lite.testing.transformation_case import TransformationCase as Case
 
@@ -107,7 +109,7 @@ def leaves_are_independent(case: Case) -> None:
     changed = []
     for g in case.gradients(3):
         first, *rest = jax.tree.leaves(g)
-        changed.append(jax.tree.unflatten(jax.tree.structure(g), [first, *[100.0 * r for r in rest]]))
+        changed.append(jax.tree.unflatten(jax.tree.structure(g), [first, *trees.scaled(rest, 100.0)]))
     got, want = ([jax.tree.leaves(u)[0] for u in t.updates] for t in (case.run(changed), case.ordinary()))
     expect_close(got, want, "the first leaf's update", rtol=1e-6, input="other leaves' gradients times 100")
 
@@ -138,7 +140,7 @@ def scale_invariant(case: Case) -> None:
 def linear(case: Case) -> None:
     """[claim: linear] Updates of 2·g + h are 2·u(g) + u(h), over several steps: averaging gradients is fair."""
     case.needs("linear")
-    add = lambda a, b: jax.tree.map(lambda x, y: 2 * x + y, a, b)
+    add = lambda a, b: trees.mapped(lambda x, y: 2 * x + y, a, b)
     gs, hs = case.gradients(3), case.gradients(3, seed=1)
     one, two, both = (case.run(x, move=False).updates for x in (gs, hs, list(map(add, gs, hs))))
     expect_close(both, list(map(add, one, two)), "the update of 2·g + h", rtol=1e-5)
@@ -146,26 +148,43 @@ def linear(case: Case) -> None:
 
 def differentiable(case: Case) -> None:
     """The derivative of two updates by the gradient is finite: learned optimizers and MAML go through it."""
-    expect_finite(_derivative(case)(case.gradients(1)[0]), "the derivative", input="ordinary gradients")
+    expect_finite(_derivative(case, case.gradients(1)[0]), "the derivative", input="ordinary gradients")
 
 
 def differentiable_at_zero(case: Case) -> None:
     """The derivative is finite at zero gradients too, where a square root's own derivative is infinite."""
-    expect_finite(_derivative(case)(trees.zeros(case.params)), "the derivative", input="zero gradients")
+    expect_finite(_derivative(case, trees.zeros(case.params)), "the derivative", input="zero gradients")
 
 
-def _derivative(case: Case) -> Any:
-    """Compiled gradient, with respect to the gradient, of the updates of two steps weighed by fixed numbers."""
-    weights, start = trees.gradients_like(case.params, 5), case.tx.init(case.params)
+def _derivative(case: Case, grads: Any) -> Any:
+    """Reverse mode through two steps, by the gradient of each; one program, the pullback of a step, runs twice."""
+    pull = case.remember("pullback", lambda: quick_jit(partial(_pullback, case)))
+    weights, start = jax.tree.leaves(case.gradients(1, seed=5)), case.tx.init(case.params)
+    middle = case.step(grads, start, case.params)[1]
+    end = case.step(grads, middle, case.params)[1]
+    second, through = pull(grads, middle, weights, trees.zeros(_floats(end)))
+    first, _ = pull(grads, start, weights, through)
+    return first, second
 
-    def total(grads: Any) -> Any:
-        first, state = case.update(grads, start, case.params)
-        both = (first, case.update(grads, state, case.params)[0])
-        return sum(
-            jnp.sum(w * u) for t in both for w, u in zip(*map(jax.tree.leaves, (weights, t)), strict=True)
-        )
 
-    return case.remember("derivative", lambda: jax.jit(jax.grad(total)))
+def _pullback(case: Case, grads: Any, state: Any, weights: Any, state_weights: list[Any]) -> Any:
+    leaves, treedef = jax.tree.flatten(state)
+
+    def step(grads: Any, floats: list[Any]) -> Any:
+        values = iter(floats)
+        whole = jax.tree.unflatten(treedef, [next(values) if _is_float(x) else x for x in leaves])
+        updates, after = case.update(grads, whole, case.params)
+        return jax.tree.leaves(updates), _floats(after)
+
+    return jax.vjp(step, grads, _floats(state))[1]((weights, state_weights))
+
+
+def _floats(state: Any) -> list[Any]:
+    return [x for x in jax.tree.leaves(state) if _is_float(x)]
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)
 
 
 def accumulation_equals_large_batch(case: Case) -> None:
@@ -173,9 +192,9 @@ def accumulation_equals_large_batch(case: Case) -> None:
     if case.extra is not None:
         raise NotRun("extra arguments belong to one micro-gradient only")
     grads = case.gradients(4)
-    mean = jax.tree.map(lambda *g: sum(g) / 4, *grads)
+    mean = trees.mapped(lambda *g: sum(g) / 4, *grads)
     steps = optax.MultiSteps(case.tx, 4)
-    update = jax.jit(lambda g, s, p: steps.update(g, s, p))
+    update = quick_jit(lambda g, s, p: steps.update(g, s, p))
     got = case.run(grads, state=steps.init(case.params), step=update).updates[-1]
     expect_close(got, case.run([mean]).updates[0], "the accumulated update", rtol=1e-4)
 
@@ -193,18 +212,17 @@ def descends(case: Case) -> None:
 def _losses(case: Case, target: Any, value: Any, slope: Any, steps: int = 200) -> tuple[float, float]:
     """Loss before and after so many steps; a part of a chain is followed by a learning rate of −0.01."""
     scale = 1.0 if case.sign < 0 else -0.01
-    params, state = case.params, case.tx.init(case.params)
-    loss = lambda p: sum(
-        float(value(plain(x) - t).sum())
-        for x, t in zip(jax.tree.leaves(p), jax.tree.leaves(target), strict=True)
-    )
+    params, state = jax.tree.map(np.asarray, case.params), case.tx.init(case.params)
+    pairs = lambda p: zip(jax.tree.leaves(p), jax.tree.leaves(target), strict=True)
+    loss = lambda p: sum(float(value(plain(x) - t).sum()) for x, t in pairs(p))
     start = loss(params)
     for t in range(steps):
         before = state
-        grads = jax.tree.map(lambda p, t: jnp.asarray(slope(np.asarray(p) - t), p.dtype), params, target)
-        updates, state = case.step(grads, state, params, np.float32(loss(params)))
-        expect_settled(state, before, t)
-        params = jax.tree.map(lambda p, u: p + np.asarray(scale * u, p.dtype), params, updates)
+        grads = jax.tree.map(lambda p, t: slope(p - t).astype(p.dtype), params, target)
+        updates, state = case.step(grads, state, params, loss(params) if case.extra else 1.0)
+        if t < 5:
+            expect_settled(state, before, t)
+        params = jax.tree.map(lambda p, u: (p + scale * np.asarray(u)).astype(p.dtype), params, updates)
     return start, loss(params)
 
 

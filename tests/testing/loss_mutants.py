@@ -23,7 +23,7 @@ def breaks(*laws, **facts):
     """Register a wrong loss with all the laws it breaks (the first names it)."""
 
     def register(loss):
-        MUTANTS[loss.__name__] = (lambda: Case(loss, **facts), set(laws))
+        MUTANTS[loss.__name__] = (lambda: Case(loss, **facts), laws)
         return loss
 
     return register
@@ -73,7 +73,7 @@ def derivative_misses_a_factor(predictions, targets):
     return _wrong_rule(lambda d: 2 * d)(*pair(predictions, targets))
 
 
-@breaks("forward_equals_reverse", "second_derivative_is_finite", "one_hot_targets")
+@breaks("forward_equals_reverse", "one_hot_targets")
 def has_a_reverse_rule_only(predictions, targets):
     return _wrong_rule(lambda d: d, jax.custom_vjp)(*pair(predictions, targets))
 
@@ -87,11 +87,9 @@ def derivative_is_not_differentiable(predictions, targets):
 @breaks("sixteen_bit_is_accurate")
 def sums_in_sixteen_bits(predictions, targets):
     check_shapes(predictions, targets)
-    total = jnp.zeros(predictions.shape[:-1], predictions.dtype)
-    for i in range(60):
-        k = i % predictions.shape[-1]
-        total = total + (predictions[..., k] - targets[..., k]) ** 2
-    return total
+    terms = (predictions - targets) ** 2
+    add = lambda total, i: (total + terms[..., i % terms.shape[-1]], None)
+    return jax.lax.scan(add, jnp.zeros(terms.shape[:-1], terms.dtype), jnp.arange(200))[0]
 
 
 @breaks("float32_result", claims={"float32_result"})

@@ -4,31 +4,7 @@ import json
 import subprocess
 import sys
 
-import pytest
-
-from jaxopt_lite.testing import matrix
 from jaxopt_lite.testing.__main__ import main
-from jaxopt_lite.testing.find import all_factories, named_case, resolve
-
-MODULE = """
-import optax
-from jaxopt_lite.testing import TransformationCase
-mine = optax.scale(-0.1)
-case = TransformationCase(optax.sgd(0.1), claims={"linear"}, name="a case")
-def wrong(learning_rate=0.1):
-    return optax.scale(learning_rate)
-def needs_more(inner):
-    return inner
-value = 3
-"""
-
-
-@pytest.fixture
-def module(tmp_path, monkeypatch):
-    (tmp_path / "my_module.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    sys.modules.pop("my_module", None)
 
 
 def run(*arguments):
@@ -56,33 +32,6 @@ def test_json_and_html(module, capsys):
     assert {r["law"]: r["status"] for r in item["results"]}["descends"] == "passed"
     assert run("my_module:wrong", "--html") == 1
     assert 'class="FAIL" title="the loss does not fall' in capsys.readouterr().out
-
-
-def test_plain_text_is_a_matrix(module):
-    from jaxopt_lite.testing.__main__ import check
-
-    reports = [check(named_case(f"my_module:{n}"), ["descends"]) for n in ("mine", "wrong")]
-    assert "descends  ok" in matrix.as_text(reports)
-    assert "FAIL" in matrix.as_text(reports)
-
-
-def test_all_takes_every_factory_that_builds(module):
-    assert all_factories("my_module") == ["my_module.wrong"]
-    found = all_factories("optax")
-    assert {"optax.adam", "optax.clip", "optax.lion"} - set(found) == {"optax.clip"}
-    assert "optax.losses.huber_loss" in all_factories("optax.losses")
-
-
-def test_names_that_lead_nowhere_are_errors(module):
-    assert resolve("my_module.mine") is resolve("my_module:mine")
-    with pytest.raises(ModuleNotFoundError):
-        resolve("no_such_module.thing")
-    with pytest.raises(AttributeError):
-        resolve("my_module:nothing")
-    with pytest.raises(TypeError, match="my_module:value is a int"):
-        named_case("my_module:value")
-    with pytest.raises(SystemExit):
-        main([])
 
 
 def test_the_command_runs_the_mesh_laws():

@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
-import optax
 import pytest
 
 import jaxopt_lite.testing as kit
-from jaxopt_lite.testing import ConformanceError, NotRun, check_loss, check_schedule, check_transformation
+from jaxopt_lite.testing import ConformanceError, NotRun, check_loss, check_transformation
 from tests.testing.right import descend, stateless
 from tests.testing.right_losses import squares
 
@@ -77,15 +76,6 @@ def test_unknown_laws_are_refused(argument):
         check_transformation(sgd(), **{argument: list(names) if argument == "laws" else names})
 
 
-def test_claims_are_checked():
-    with pytest.raises(ValueError, match="unknown claim 'element'"):
-        check_transformation(sgd(), claims={"element"})
-    with pytest.raises(TypeError, match="expected a set of names"):
-        check_transformation(sgd(), claims="odd")
-    report = check_transformation(sgd(), claims={"Scale-Invariant", "odd"}, laws=["odd"])
-    assert len(report.passed) == 1
-
-
 def test_own_laws_run_beside_the_named_ones():
     seen = []
     report = check_loss(squares, laws=["convex", lambda case: seen.append(case.name)], claims={"convex"})
@@ -98,23 +88,6 @@ def test_a_report_prints_as_a_table_with_and_without_rich():
     assert "convex            -         needs the claim convex" in str(report)
     assert report.__rich__().row_count == 2
     assert report.to_dict()["results"][1]["status"] == "passed"
-
-
-def test_a_factory_is_built_and_one_that_cannot_be_says_what_it_needs():
-    assert check_transformation(optax.sgd, laws=["descends"]).item == "sgd"
-    with pytest.raises(ConformanceError, match="it needs max_norm"):
-        check_transformation(optax.clip_by_global_norm, laws=["descends"])
-
-
-def test_parts_of_a_chain_need_not_descend_by_themselves():
-    check_transformation(optax.clip(1.0), laws=["descends"])
-    check_transformation(optax.scale_by_adam(), laws=["descends"])
-    check_transformation(ascends(), laws=["descends"], claims={"part"})
-
-
-def test_bare_schedules_are_checked():
-    with pytest.raises(ConformanceError, match="the value at step 100"):
-        check_schedule(lambda step: 0.1 * (1 - step / 100.0), steps=100, start=0.1, end=0.1, holds=True)
 
 
 @pytest.mark.parametrize("law", LAWS)

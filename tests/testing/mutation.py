@@ -1,0 +1,47 @@
+"""The mutants as one table, and what every module of laws is tested with."""
+
+from jaxopt_lite.testing import loss_laws, transformation_laws
+from jaxopt_lite.testing.report import run_laws
+from jaxopt_lite.testing.transformations import public_functions
+from tests.testing import loss_mutants, mutants
+
+TABLE = {name: (*entry, transformation_laws) for name, entry in mutants.MUTANTS.items()}
+TABLE |= {f"loss {name}": (*entry, loss_laws) for name, entry in loss_mutants.MUTANTS.items()}
+
+
+def named_in(module, kind="transformation"):
+    """The mutants whose fault (the first law they are said to break) a law of this module names."""
+    laws = loss_laws if kind == "loss" else transformation_laws
+    own = public_functions(module)
+    return [name for name, (_, broken, every) in TABLE.items() if every is laws and broken[0] in own]
+
+
+def unbroken(module, kind="transformation"):
+    """The laws of this module that no mutant breaks."""
+    laws = loss_laws if kind == "loss" else transformation_laws
+    broken = {law for _, names, every in TABLE.values() if every is laws for law in names}
+    return set(public_functions(module)) - broken
+
+
+def verdict(name):
+    """The laws that a mutant is said to break, those that it breaks, and the report."""
+    make, broken, laws = TABLE[name]
+    report = run_laws(make(), laws)
+    return set(broken), {r.law for r in report.failures}, report
+
+
+def breaks_exactly(name):
+    """The mutant breaks the laws it is said to break and no other."""
+    expected, got, report = verdict(name)
+    assert got == expected, report
+
+
+def kill_rate():
+    """How many mutants are caught by the law that names their fault, of how many, and what else fires."""
+    caught, strays = 0, {}
+    for name, (_, broken, _) in TABLE.items():
+        expected, got, _ = verdict(name)
+        caught += broken[0] in got
+        if got != expected:
+            strays[name] = sorted(got ^ expected)
+    return caught, len(TABLE), strays
