@@ -1,4 +1,4 @@
-"""Run by test_language.py on eight CPU devices: every form equals one device, and reduces its gradients once."""
+"""Run by test_spread.py on eight CPU devices: every form equals one device, and reduces its gradients once."""
 
 import functools
 import re
@@ -52,9 +52,9 @@ def collectives(text):
     return found
 
 
-def under_jit(kind):
+def under_jit(kind, recomputes):
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
-    for recompute in (True, False):
+    for recompute in recomputes:
         f = jax.jit(jax.value_and_grad(functools.partial(loss, recompute=recompute), (0, 1, 2)))
         arrays = put(mesh, *SPECS)
         with jax.set_mesh(mesh):
@@ -82,9 +82,9 @@ def without_a_mesh_axis_to_split():
         close(f(X, W, B, Y, C), f(X, W, B, Y, C))
 
 
-def under_shard_map(check_vma):
+def under_shard_map(check_vma, recomputes):
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-    for recompute in (True, False):
+    for recompute in recomputes:
 
         def total(*arrays, axis="model", recompute=recompute):
             return loss(*arrays, axis_name=axis, recompute=recompute, reduction="sum")
@@ -99,12 +99,14 @@ def under_shard_map(check_vma):
         loss_, kept = loss(*arrays, axis_name=axis, reduction="none", return_stats=True)
         return loss_ + 2 * kept.lse + 3 * kept.entropy, kept.argmax
 
+    def weighed(f, *arrays):
+        rows, argmax = f(*arrays)
+        return jnp.vdot(jnp.arange(N), rows), (rows, argmax)
+
     mapped = jax.shard_map(stats, mesh=mesh, in_specs=SPECS, out_specs=P("data"), check_vma=check_vma)
-    outs = [f(X, W, B, Y, C) for f in (mapped, functools.partial(stats, axis=None))]
-    close(*outs)
-    summed = [jax.jit(jax.grad(lambda *a, f=f: jnp.vdot(jnp.arange(N), f(*a)[0]), (0, 1, 2))) for f in
-              (mapped, functools.partial(stats, axis=None))]  # fmt: skip
-    close(*(f(X, W, B, Y, C) for f in summed))
+    gradient = jax.grad(weighed, (1, 2, 3), has_aux=True)
+    whole = functools.partial(stats, axis=None)
+    close(*(jax.jit(functools.partial(gradient, f))(X, W, B, Y, C) for f in (mapped, whole)))
 
 
 def the_other_losses():
@@ -124,9 +126,9 @@ def the_other_losses():
 
 
 if __name__ == "__main__":
-    under_jit(AxisType.Auto)
-    under_jit(AxisType.Explicit)
+    under_jit(AxisType.Auto, (True, False))
+    under_jit(AxisType.Explicit, (True,))
     without_a_mesh_axis_to_split()
-    under_shard_map(check_vma=True)
-    under_shard_map(check_vma=False)
+    under_shard_map(True, (True, False))
+    under_shard_map(False, (False,))
     the_other_losses()
