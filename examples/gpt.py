@@ -108,7 +108,7 @@ def evaluator(loss_fn, batch, sharding=None):
 
     def evaluate(params, windows):
         batches = jax.device_put(np.split(windows, len(windows) // batch), sharding)
-        return np.mean(jax.device_get([loss_fn(params, part) for part in batches])) / np.log(2)
+        return np.mean([float(loss_fn(params, part)) for part in batches]) / np.log(2)
 
     return evaluate
 
