@@ -21,6 +21,7 @@ MODULES = sorted(
 
 # Settings with which each example runs in seconds, and still ends in its own assertion where it can.
 SMALL = {
+    "chunked_preference": {"steps": 12, "vocabulary": 512},
     "classify_digits": {},
     "linear_regression": {},
 }
