@@ -1,0 +1,116 @@
+"""A decoder of the usual make as shapes, specs and a loss, for compile_for.py: 7B and 70B parameters, never run."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxopt_lite.losses import linear_softmax_cross_entropy, softmax_cross_entropy_with_integer_labels
+
+
+class Model(NamedTuple):
+    """Sizes, and where it trains: the first mesh axis splits batch and rows, the second columns and vocabulary."""
+
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    vocabulary: int
+    length: int
+    batch: int
+    target: str
+    mesh: tuple[int, int]
+
+
+MODELS = {
+    "7B": Model(4096, 32, 32, 32, 12_288, 32_768, 2048, 512, "v5p:8x8x8", (512, 1)),
+    "70B": Model(8192, 80, 64, 8, 28_672, 131_072, 2048, 512, "v4:16x16x16", (512, 16)),
+}
+
+
+def shapes(model):
+    """Float32 parameters; the layers' are stacked along a first axis."""
+    d, depth, key_value = model.width, model.depth, model.kv_heads * model.width // model.heads
+    sizes = {
+        "query": (d, d), "key_value": (d, 2 * key_value), "out": (d, d),
+        "gate": (d, model.hidden), "up": (d, model.hidden), "down": (model.hidden, d), "norms": (2, d),
+    }  # fmt: skip
+    stacked = {name: (depth, *size) for name, size in sizes.items()}
+    every = stacked | {"embedding": (model.vocabulary, d)}
+    return {name: jax.ShapeDtypeStruct(size, jnp.float32) for name, size in every.items()}
+
+
+def specs(model):
+    """Every matrix by its rows over "fsdp", by its columns over "model": whole tiles of 8 × 128 on every chip."""
+    matrices = dict.fromkeys(("query", "key_value", "out", "gate", "up", "down"), P(None, "fsdp", "model"))
+    return matrices | {"norms": P(None, None, ("fsdp", "model")), "embedding": P("fsdp", "model")}
+
+
+def normed(x, gain):
+    wide = x.astype(jnp.float32)
+    return (wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-6)).astype(x.dtype) * gain
+
+
+def attention(layer, x, model):
+    """Causal attention with shared keys and values, without positions (they change nothing here)."""
+    batch, length, d = x.shape
+    size, groups = d // model.heads, model.heads // model.kv_heads
+    query = (x @ layer["query"]).reshape(batch, length, model.kv_heads, groups, size)
+    key, value = jnp.moveaxis((x @ layer["key_value"]).reshape(batch, length, 2, model.kv_heads, size), 2, 0)
+    scores = jnp.einsum("btkgd,bskd->bkgts", query, key, preferred_element_type=jnp.float32) / size**0.5
+    scores = jnp.where(np.tril(np.ones((length, length), bool)), scores, -jnp.inf)
+    weights = jax.nn.softmax(scores).astype(x.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(batch, length, d) @ layer["out"]
+
+
+def loss(params, windows, model, mesh):
+    """Mean cross-entropy of the next token; layers in one scan, recomputed in the backward pass."""
+    rows = NamedSharding(mesh, P("fsdp"))
+    layers = {name: leaf for name, leaf in params.items() if name != "embedding"}
+
+    @jax.checkpoint
+    def body(x, layer):
+        layer = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer)
+        x = x + attention(layer, normed(x, layer["norms"][0]), model)
+        y = normed(x, layer["norms"][1])
+        x = x + (jax.nn.silu(y @ layer["gate"]) * (y @ layer["up"])) @ layer["down"]
+        return lax.with_sharding_constraint(x, rows), None
+
+    table = params["embedding"].astype(jnp.bfloat16)
+    x = lax.with_sharding_constraint(table[windows[:, :-1]], rows)
+    x, _ = lax.scan(body, x, layers)
+    return head_loss(x, table, windows[:, 1:], mesh=mesh, fused=True)
+
+
+def head_loss(hidden, table, labels, *, mesh, fused):
+    """Mean cross-entropy: fused with the head, each chip on its own rows and part of the vocabulary, or on logits."""
+    if not fused:
+        logits = jnp.einsum("btd,vd->btv", hidden, table, preferred_element_type=jnp.float32)
+        return softmax_cross_entropy_with_integer_labels(logits, labels, reduction="mean")
+
+    def part(hidden, table, labels):
+        axis_name = "model" if mesh.shape["model"] > 1 else None
+        options = {"transpose_kernel": True, "axis_name": axis_name, "reduction": "sum"}
+        return lax.psum(linear_softmax_cross_entropy(hidden, table, labels, **options), ("fsdp", "model"))
+
+    split = (P("fsdp"), P("model"), P("fsdp"))
+    total = jax.shard_map(part, mesh=mesh, in_specs=split, out_specs=P(), check_vma=False)
+    return total(hidden, table, labels) / (labels.size * mesh.shape["model"])
+
+
+def head_arguments(model, mesh):
+    """Hidden states by rows over "fsdp"; the head by its vocabulary over "model", where that has chips to split it."""
+    place = functools.partial(NamedSharding, mesh)
+    bf16 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
+    rows, vocabulary = P("fsdp"), P("model") if model.mesh[1] > 1 else P()
+    return (
+        bf16((model.batch, model.length, model.width), sharding=place(rows)),
+        bf16((model.vocabulary, model.width), sharding=place(vocabulary)),
+        jax.ShapeDtypeStruct((model.batch, model.length), jnp.int32, sharding=place(rows)),
+    )
