@@ -129,10 +129,23 @@ class LossCase:
         logs = "log_probabilities" in self.claims and "log_targets" not in self.claims
         return jnp.log(second) if logs else second, second, *rest
 
+    def one_hot(self) -> tuple[Any, ...]:
+        """The inputs with targets 0 and 1 (or their logarithms), where they are between 0 and 1; otherwise not run."""
+        first, second, *rest = self.same_shaped()
+        values = np.exp(plain(second)) if "log_targets" in self.claims else plain(second)
+        if values.min(initial=0.0) < 0 or values.max(initial=0.0) > 1:
+            raise NotRun("needs targets between 0 and 1")
+        hot = np.broadcast_to(np.arange(values.shape[-1]) == 1, values.shape).astype(np.float32)
+        with np.errstate(divide="ignore"):
+            hot = np.log(hot) if "log_targets" in self.claims else hot
+        return first, jnp.asarray(hot), *rest
+
     def class_ids(self) -> tuple[Any, ...]:
         """The inputs, where the second holds class ids of the first's last axis; otherwise the law is not run."""
         if len(self.inputs) < 2 or not jnp.issubdtype(self.inputs[1].dtype, jnp.integer):
             raise NotRun("needs integer labels")
+        if "couples_examples" in self.claims:
+            raise NotRun("labels that compare examples may be any number")
         return self.inputs
 
     def needs(self, *claims: str) -> None:

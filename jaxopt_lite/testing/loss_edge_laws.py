@@ -54,14 +54,11 @@ def zero_predictions(case: Case) -> None:
 
 def one_hot_targets(case: Case) -> None:
     """Targets that are exactly 0 and 1 give finite values and gradients: 0·log 0 is 0."""
-    first, second, *rest = case.same_shaped()
-    hot = jnp.broadcast_to(jnp.asarray(np.arange(second.shape[-1]) == 1, second.dtype), second.shape)
-    hot = jnp.log(hot) if "log_targets" in case.claims else hot
-    inputs = (first, hot, *rest)
+    inputs = case.one_hot()
     expect_finite(case.value(*inputs), "the loss", input="one-hot targets")
     expect_finite(case.gradient(inputs), "the gradient", input="one-hot targets")
-    along = case.compiled(lambda x: jax.jvp(lambda x: case.total(x, hot, *rest), (x,), (x,))[1])
-    expect_finite(along(first), "the forward derivative", input="one-hot targets")
+    along = case.compiled(lambda x: jax.jvp(lambda x: case.total(x, *inputs[1:]), (x,), (x,))[1])
+    expect_finite(along(inputs[0]), "the forward derivative", input="one-hot targets")
 
 
 def absent_class(case: Case) -> None:

@@ -59,6 +59,13 @@ def parametrize_with_laws(items: Iterable[Any]) -> Any:
         @parametrize_with_laws([optax.adam, LossCase(optax.huber_loss, claims={"convex"})])
         def test_laws(item, law):
             law(item)
+
+    >>> import optax
+    >>> tests = parametrize_with_laws([optax.sgd, LossCase(optax.huber_loss)]).args[1]
+    >>> tests[0].id, tests[-1].id
+    ('sgd-structure_kept', 'huber_loss-convex')
+    >>> item, law = tests[0].values
+    >>> law(item)
     """
     import pytest
 

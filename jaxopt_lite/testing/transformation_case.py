@@ -189,7 +189,7 @@ class TransformationCase:
 
     def _made_as_a_part(self) -> bool:
         """Whether optax or jaxopt_lite made it by a factory that takes neither a learning rate nor an optimizer."""
-        factory = self.factory if _is_public(self.factory) else _factory_of(self.tx)
+        factory: Any = self.factory if _is_public(self.factory) else _factory_of(self.tx)
         if not _is_public(factory):
             return False
         names = set(inspect.signature(factory).parameters)
