@@ -97,6 +97,7 @@ def _linked(links: Links) -> Transformation:
             new += states
         return updates, _pack(links, iter(new))
 
+    update.example_axis = any(getattr(tx.update, "example_axis", False) for tx in links.parts)  # type: ignore[attr-defined]
     return Transformation(init, update, None, links)
 
 

@@ -82,7 +82,12 @@ def transformation(factory: Callable) -> Callable[..., Transformation]:
 
 
 def checked(name: str, update: Callable) -> Callable:
-    """``update`` after a check that every gradient has its parameter's place and shape."""
+    """``update`` after a check that every gradient has its parameter's place and shape.
+
+    An update with the attribute ``example_axis`` takes one gradient for each example, and checks them itself.
+    """
+    if getattr(update, "example_axis", False):
+        return update
 
     def checked_update(updates, state, params=None, **extra):
         if params is not None:
