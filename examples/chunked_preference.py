@@ -29,7 +29,7 @@ def init(key, vocabulary, features):
 def hidden_states(params, tokens):
     """A causal running mean of embeddings through one layer: enough of a model to differentiate through."""
     context = jnp.cumsum(params["embedding"][tokens], axis=-2)
-    context = context / jnp.arange(1, tokens.shape[-1] + 1)[:, None]
+    context = context / jnp.arange(1, tokens.shape[-1] + 1)[None, :, None]
     return jnp.tanh(context @ params["mix"])
 
 
@@ -74,7 +74,8 @@ def preferences(key, params, vocabulary, pairs=32, length=6):
         name: jnp.concatenate([prompts, answers(k, pairs, length, vocabulary, odd)], axis=1)
         for name, k, odd in (("chosen", keys[1], 0), ("rejected", keys[2], 1))
     }
-    reference = tuple(log_probs(params, batch[name], length).sum(-1) for name in ("chosen", "rejected"))
+    score = jax.jit(lambda tokens: log_probs(params, tokens, length).sum(-1))
+    reference = tuple(score(batch[name]) for name in ("chosen", "rejected"))
     return batch | {"reference": reference, "start": length}
 
 
