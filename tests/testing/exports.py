@@ -98,19 +98,21 @@ ROWS = {
         lambda: compose.partition({"a": adam(), "b": optimizers.sgd(RATE)}, {".*bias": "b", ".*": "a"})
     ),
     # wrappers
-    "accumulate": row(lambda: wrappers.accumulate(optimizers.sgd(RATE), 2)),
-    "adaptive_grad_clip": row(lambda: wrappers.adaptive_grad_clip(0.1), {"leafwise"}),
-    "cautious": row(lambda: wrappers.cautious(adam()), {"leafwise"}),
+    "accumulate": row(lambda: wrappers.accumulate(optimizers.sgd(RATE), 2), {"odd"}),
+    "adaptive_grad_clip": row(lambda: wrappers.adaptive_grad_clip(0.1), LEAF),
+    "cautious": row(lambda: wrappers.cautious(adam()), LEAF),
     "clip": row(lambda: wrappers.clip(1.0), ENTRY),
-    "clip_by_block_rms": row(lambda: wrappers.clip_by_block_rms(1.0), {"leafwise"}),
+    "clip_by_block_rms": row(lambda: wrappers.clip_by_block_rms(1.0), LEAF),
     "clip_by_global_norm": row(lambda: wrappers.clip_by_global_norm(1.0), {"odd", "nan_spreads"}),
-    "decay": row(lambda: wrappers.decay(adam(), 0.1), ENTRY, {"decays"}),
-    "dynamic_loss_scale": row(lambda: wrappers.dynamic_loss_scale(optimizers.sgd(RATE), initial=1.0)),
-    "ema_params": row(lambda: wrappers.ema_params(adam(), 0.9)),
-    "lookahead": row(lambda: wrappers.lookahead(optimizers.sgd(0.1))),
-    "monitor": row(lambda: wrappers.monitor(adam())),
+    "decay": row(lambda: wrappers.decay(adam(), 1e-3), ENTRY, {"decays"}),
+    "dynamic_loss_scale": row(
+        lambda: wrappers.dynamic_loss_scale(optimizers.sgd(RATE), initial=1.0), {"odd"}
+    ),
+    "ema_params": row(lambda: wrappers.ema_params(adam(), 0.9), ENTRY),
+    "lookahead": row(lambda: wrappers.lookahead(optimizers.sgd(0.1)), ENTRY),
+    "monitor": row(lambda: wrappers.monitor(adam()), {"odd"}),
     "sam": row(lambda: wrappers.sam(optimizers.sgd(RATE)), extra=slope),
-    "skip_nonfinite": row(lambda: wrappers.skip_nonfinite(adam()), {"skips_nonfinite"}),
+    "skip_nonfinite": row(lambda: wrappers.skip_nonfinite(adam()), {"odd", "skips_nonfinite"}),
     "tunable": row(lambda: wrappers.tunable(optimizers.adamw, learning_rate=RATE), ENTRY, {"decays"}),
     # storage
     "kahan": row(lambda: jol.precision.kahan(adam())),
