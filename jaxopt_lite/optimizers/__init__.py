@@ -18,6 +18,7 @@ from jaxopt_lite.optimizers.lion import lion, scale_by_lion
 from jaxopt_lite.optimizers.mars import mars, scale_by_mars
 from jaxopt_lite.optimizers.muon import muon, scale_by_muon
 from jaxopt_lite.optimizers.nadam import nadam, nadamw
+from jaxopt_lite.optimizers.normuon import normuon, scale_by_normuon
 from jaxopt_lite.optimizers.novograd import novograd, scale_by_novograd
 from jaxopt_lite.optimizers.prodigy import prodigy
 from jaxopt_lite.optimizers.radam import radam, scale_by_radam
@@ -32,8 +33,10 @@ from jaxopt_lite.optimizers.scale import (
 )
 from jaxopt_lite.optimizers.schedule_free import schedule_free, schedule_free_eval_params
 from jaxopt_lite.optimizers.sgd import sgd, trace
+from jaxopt_lite.optimizers.shampoo import scale_by_shampoo, shampoo
 from jaxopt_lite.optimizers.sign import ema, scale_by_sign, sign_sgd, signum
 from jaxopt_lite.optimizers.sm3 import scale_by_sm3, sm3
+from jaxopt_lite.optimizers.soap import scale_by_soap, soap
 from jaxopt_lite.optimizers.sophia import hutchinson_estimator_diag_hessian, scale_by_sophia, sophia
 from jaxopt_lite.optimizers.yogi import scale_by_yogi, yogi
 
@@ -63,6 +66,7 @@ __all__ = [
     "muon",
     "nadam",
     "nadamw",
+    "normuon",
     "novograd",
     "prodigy",
     "radam",
@@ -83,6 +87,7 @@ __all__ = [
     "scale_by_lion",
     "scale_by_mars",
     "scale_by_muon",
+    "scale_by_normuon",
     "scale_by_novograd",
     "scale_by_param_block_rms",
     "scale_by_radam",
@@ -90,8 +95,10 @@ __all__ = [
     "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
+    "scale_by_shampoo",
     "scale_by_sign",
     "scale_by_sm3",
+    "scale_by_soap",
     "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_trust_ratio",
@@ -99,9 +106,11 @@ __all__ = [
     "schedule_free",
     "schedule_free_eval_params",
     "sgd",
+    "shampoo",
     "sign_sgd",
     "signum",
     "sm3",
+    "soap",
     "sophia",
     "trace",
     "yogi",

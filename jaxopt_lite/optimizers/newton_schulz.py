@@ -77,7 +77,7 @@ def orthogonalize(x: Array, coefficients: Coefficients) -> Array:
     """
     if not x.size:
         return x
-    x, tall = _normalized(x), x.shape[-2] > x.shape[-1]
+    x, tall = normalized(x), x.shape[-2] > x.shape[-1]
     if not gram_is_cheaper(x.shape, len(coefficients)):
         return _iterate(x, coefficients, tall)
     return jax.lax.platform_dependent(
@@ -105,7 +105,7 @@ def _runs(steps: int) -> list[int]:
     return runs
 
 
-def _normalized(x: Array) -> Array:
+def normalized(x: Array) -> Array:
     """x / ‖x‖ for each matrix; the largest entry is divided out first, so that no square overflows or vanishes."""
     largest = jax.lax.stop_gradient(jnp.max(abs_bound(x), axis=(-2, -1), keepdims=True))
     x = x / jnp.where(largest > 0, largest, 1)
@@ -126,8 +126,8 @@ def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool) -> Array:
         a, q = _gram(x, tall), None
         for k in range(start, start + run):
             p = _polynomial(a, coefficients[k])
-            q = p if q is None else _hermitian_product(q, p)
-            a = _hermitian_product(p, _hermitian_product(a, p)) if k + 1 < start + run else a
+            q = p if q is None else hermitian_product(q, p)
+            a = hermitian_product(p, hermitian_product(a, p)) if k + 1 < start + run else a
         x, start = _apply(q, x, tall), start + run
     return x
 
@@ -135,17 +135,17 @@ def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool) -> Array:
 def _gram(x: Array, tall: bool) -> Array:
     """X·Xᴴ, or Xᴴ·X: the smaller of the two."""
     h = jnp.swapaxes(x, -2, -1).conj()
-    return _hermitian_product(h, x) if tall else _hermitian_product(x, h)
+    return hermitian_product(h, x) if tall else hermitian_product(x, h)
 
 
 def _polynomial(gram: Array, abc: tuple[float, float, float]) -> Array:
     """a + b·A + c·A²."""
     a, b, c = abc
     eye = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
-    return a * eye + b * gram + c * _hermitian_product(gram, gram)
+    return a * eye + b * gram + c * hermitian_product(gram, gram)
 
 
-def _hermitian_product(a: Array, b: Array) -> Array:
+def hermitian_product(a: Array, b: Array) -> Array:
     """a·b where that is Hermitian: a large one without its lower left quarter, which mirrors the upper right."""
     half = a.shape[-2] // 2
     if 2 * half < HALVED_FROM:

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_lite.optimizers import newton_schulz as ns
-from tests.oracles.matrix import newton_schulz, polar
+from tests.oracles.matrix import golden, newton_schulz, polar
 
 JORDAN = ns.coefficients_of("test", "jordan", 5)
 
@@ -34,9 +34,17 @@ def test_complex_matrices_and_stacks():
     np.testing.assert_allclose(got, np.stack([want, 1j * want]), atol=2e-6)
 
 
+@pytest.mark.parametrize("name", ["oblong", "square"])
+def test_pytorch_optimizers_numbers(name):
+    record = golden()[f"newton_schulz {name}"]
+    got = ns.orthogonalize(jnp.asarray(record["x"], jnp.float32), JORDAN)
+    np.testing.assert_allclose(got, record["standard"], atol=3e-6)
+    np.testing.assert_allclose(got, record["gram"], atol=3e-6)
+
+
 @pytest.mark.parametrize("steps", [2, 5, 9])
 def test_gram_iteration_agrees_with_the_standard_one(steps):
-    x = ns._normalized(jnp.asarray(matrix((64, 256)), jnp.float32))
+    x = ns.normalized(jnp.asarray(matrix((64, 256)), jnp.float32))
     abc = ns.coefficients_of("test", "polar_express", steps)
     got, want = ns._iterate_gram(x, abc, False), ns._iterate(x, abc, False)
     np.testing.assert_allclose(got, want, atol=8e-6)

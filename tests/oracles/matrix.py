@@ -1,5 +1,9 @@
 """Matrix optimizers on one matrix in NumPy float64 (complex128), transcribed from the papers; see ``optimizers``."""
 
+import functools
+import json
+import pathlib
+
 import jax
 import numpy as np
 
@@ -151,3 +155,18 @@ def path(tx, params, grads):
 
     run = jax.jit(lambda p, gs: jax.lax.scan(body, (tx.init(p), p), gs)[1])
     return jax.tree.map(lambda x: np.asarray(x, wide(x).dtype), run(params, grads))
+
+
+@functools.cache
+def golden():
+    """What PyTorch and pytorch-optimizer make of some matrices, by name."""
+    path = pathlib.Path(__file__).parent.parent / "golden" / "matrix_torch.json"
+    return json.loads(path.read_text())["records"]
+
+
+def check_golden(name, tx, atol):
+    """Assert that ``tx`` takes PyTorch's path; its kernels are [out, in]."""
+    record = golden()[name]
+    start, grads = (np.asarray(record[k], np.float32).swapaxes(-1, -2) for k in ("start", "grads"))
+    got = path(tx, start, grads)[record["kept"]]
+    np.testing.assert_allclose(got, np.swapaxes(record["path"], -1, -2), atol=atol)

@@ -1,0 +1,47 @@
+"""Averages of G·Gᴴ and Gᴴ·G, which Shampoo and SOAP precondition with, for gradients of any magnitude."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_lite.optimizers.newton_schulz import hermitian_product
+from jaxopt_lite.tree import abs_bound, moment_dtype
+from jaxopt_lite.types import Array
+
+HIGHEST = jax.default_matmul_precision("highest")
+
+
+def empty_side(leaf: Any, size: int | None) -> Array:
+    """Zeros [..., size, size] beside a leaf [..., m, n]; [0, 0] for a side that is left alone."""
+    batch = leaf.shape[:-2] if size is not None else ()
+    return jnp.zeros((*batch, size or 0, size or 0), moment_dtype(leaf))
+
+
+def empty_scale(leaf: Any) -> Array:
+    """Zeros [..., 1, 1] beside a leaf [..., m, n]."""
+    return jnp.zeros((*leaf.shape[:-2], 1, 1), jnp.finfo(moment_dtype(leaf)).dtype)
+
+
+def average(g: Array, left: Array, right: Array, scale: Array, b2: Any) -> tuple[Array, Array, Array]:
+    """One step of L = β₂·L + (1 − β₂)·G·Gᴴ and R = β₂·R + (1 − β₂)·Gᴴ·G; a side of size 0 stays so.
+
+    L and R are kept divided by c², where c = ``scale`` = max(max|G|, √β₂·c): so no entry overflows or vanishes
+    however large or small G is, and the largest is never far from 1. No derivative passes through them.
+    """
+    g = jax.lax.stop_gradient(g)
+    new = jnp.maximum(jnp.max(abs_bound(g), axis=(-2, -1), keepdims=True), b2**0.5 * scale)
+    safe = jnp.where(new > 0, new, 1)
+    kept, g = b2 * jnp.square(scale / safe), g / safe
+    h = jnp.swapaxes(g, -2, -1).conj()
+    left = kept * left + (1 - b2) * hermitian_product(g, h) if left.size else left
+    right = kept * right + (1 - b2) * hermitian_product(h, g) if right.size else right
+    return left, right, new
+
+
+def both_sides(left: Array, x: Array, right: Array) -> Array:
+    """L·X·R, where a side of size 0 stands for the identity; the cheaper order of the two products."""
+    if left.size and right.size and x.shape[-2] > x.shape[-1]:
+        return left @ (x @ right)
+    x = left @ x if left.size else x
+    return x @ right if right.size else x
