@@ -158,7 +158,7 @@ def _chosen_by_params(make: Callable, choose: Callable) -> optax.GradientTransfo
 
     def update(updates, state, params=None, **extra):
         chosen = choose(updates if params is None else params)
-        return make(chosen).update(updates, state, params, **extra)
+        return make(lambda _: chosen).update(updates, state, params, **extra)  # a chosen tree may be callable
 
     return optax.GradientTransformationExtraArgs(make(choose).init, update)
 
