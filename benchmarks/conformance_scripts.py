@@ -36,6 +36,8 @@ NOTES = {
     "huge_gradients": "1e20² overflows float32: such a step is lost or infinite, where 1e19 is not.",
     "complex64": "few optimizers of optax say whether they are meant for complex parameters.",
     "zero_size_leaves": "leaves without entries are rare, but one of them is enough.",
+    "init_equals_eval_shape": "optax promises arrays only; all but these take shapes as well.",
+    "zero_predictions": "an epsilon can be given; the default is 0.",
     "descends": "with learning rate 0.01 (or its default), 200 steps.",
     "survives_donation": "the state holds the very arrays of the parameters; jnp.copy in init would do.",
     "gradient_has_the_arguments_dtype": "bfloat16 or float16 inputs.",
@@ -65,6 +67,11 @@ NEED_MORE = {
 }  # fmt: skip
 # Laws that an item is not meant to keep, and why it is no fault.
 EXEMPT = {
+    "keep_params_nonnegative": {
+        "descends": "stands after the learning rate",
+        "complex64": "orders the parameters",
+        "zero_gradient_gives_zero_update": "moves negative parameters, as named",
+    },
     "set_to_zero": {"descends": "never moves, as named", "huge_gradients": "zero, as named"},
 }
 LOSS_CLAIMS = {
@@ -220,6 +227,8 @@ TRANSFORMATIONS = {
         f"assert {AVALS.replace('{tree}', 't')} != {AVALS.replace('{tree}', 's')}\n",
         "p = jnp.full((4, 3), 0.5, jnp.float32); g = p.astype(jnp.bfloat16)\n" + UPDATE + "_, t = tx.update(g, s, p)\n"
         f"assert {AVALS.replace('{tree}', 't')} != {AVALS.replace('{tree}', 's')}\n",
+        "p = jnp.full((4, 3), 0.5, jnp.bfloat16); g = p.astype(jnp.float32)\n" + UPDATE
+        + RAISES.replace("{call}", "tx.update(g, s, p)"),
     ),
     "bfloat16_tracks_float32": tuple(t.replace("{h}", "jnp.bfloat16") for t in _TRACKS),
     "float16_tracks_float32": tuple(t.replace("{h}", "jnp.float16") for t in _TRACKS),
@@ -372,6 +381,11 @@ def _loss_scripts(law, case):
                 f"got, want = {case.name}(*inputs).astype(jnp.float32), {case.name}(*wide)\n"
                 f"assert not (abs(got - want) <= 4 * jnp.finfo({half}).eps * (1 + abs(want).max())).all()\n"
             )
+    if law == "gradient_has_the_arguments_dtype":
+        for half in HALVES:
+            slope = f"jax.grad(lambda x: f(x).sum())(x.astype({half}))"
+            yield IMPORTS + head(x) + RAISES.replace("{call}", slope)
+            yield IMPORTS + head(x) + f"assert {slope}.dtype != {half}\n"
     if law == "examples_are_independent":
         fewer = ", ".join(f"{t}[:1]" for t in (x, *others))
         yield (

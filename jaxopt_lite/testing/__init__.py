@@ -3,12 +3,12 @@
 ``check_transformation(my_optimizer)`` and ``check_loss(my_loss)`` hold named laws against an item and raise one
 error with all that it breaks; ``parametrize_with_laws`` makes pytest tests of them; ``python -m
 jaxopt_lite.testing optax.adam my_module:my_tx`` prints a table. ``strategies`` (hypothesis) is loaded when asked for.
+What an item may claim about itself stands in ``claims``.
 """
 
 import importlib
 from typing import Any
 
-from jaxopt_lite.testing.claims import BUDGETS, LOSS_CLAIMS, TRANSFORMATION_CLAIMS
 from jaxopt_lite.testing.codecs import check_codec, codec_laws
 from jaxopt_lite.testing.loss_case import LossCase
 from jaxopt_lite.testing.losses import check_loss, loss_laws
@@ -19,9 +19,6 @@ from jaxopt_lite.testing.transformation_case import TransformationCase
 from jaxopt_lite.testing.transformations import check_transformation, transformation_laws
 
 __all__ = [
-    "BUDGETS",
-    "LOSS_CLAIMS",
-    "TRANSFORMATION_CLAIMS",
     "ConformanceError",
     "LawBroken",
     "LossCase",

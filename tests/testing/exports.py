@@ -12,7 +12,7 @@ import numpy as np
 
 import jaxopt_lite as jol
 from jaxopt_lite import compose, losses, optimizers, schedules, wrappers
-from jaxopt_lite.testing import LossCase, TransformationCase, loss_laws
+from jaxopt_lite.testing import LossCase, TransformationCase, loss_laws, transformation_laws
 from jaxopt_lite.testing.transformation_case import is_transformation, required
 
 # What every transformation of ours keeps, see types.py.
@@ -26,6 +26,14 @@ RATE = 1e-2
 
 def adam():
     return optimizers.adam(RATE)
+
+
+def scalars(params):
+    return jax.tree.map(lambda p: p.ndim < 1, params)
+
+
+def arrays(params):
+    return jax.tree.map(lambda p: p.ndim > 0, params)
 
 
 def hessian(value_fn, params):
@@ -89,10 +97,8 @@ ROWS = {
     "sophia": row(None, {"decays"}, extra=hessian),
     # composition
     "chain": row(lambda: compose.chain(wrappers.clip_by_global_norm(1.0), adam())),
-    "freeze": row(
-        lambda: compose.freeze(lambda params: jax.tree.map(lambda p: p.ndim < 1, params)), {"part"}
-    ),
-    "masked": row(lambda: compose.masked(adam(), lambda params: jax.tree.map(lambda p: p.ndim > 0, params))),
+    "freeze": row(lambda: compose.freeze(scalars), {"part"}),
+    "masked": row(lambda: compose.masked(adam(), arrays)),
     "named_chain": row(lambda: compose.named_chain(("adam", adam()), ("scale", optimizers.scale(0.5)))),
     "partition": row(
         lambda: compose.partition({"a": adam(), "b": optimizers.sgd(RATE)}, {".*bias": "b", ".*": "a"})
@@ -101,9 +107,13 @@ ROWS = {
     "accumulate": row(lambda: wrappers.accumulate(optimizers.sgd(RATE), 2), {"odd"}),
     "adaptive_grad_clip": row(lambda: wrappers.adaptive_grad_clip(0.1), LEAF),
     "cautious": row(lambda: wrappers.cautious(adam()), LEAF),
-    "clip": row(lambda: wrappers.clip(1.0), ENTRY),
+    "clip": row(
+        lambda: wrappers.clip(1.0),
+        ENTRY,
+        without={"complex64": "raises, since complex numbers have no order"},
+    ),
     "clip_by_block_rms": row(lambda: wrappers.clip_by_block_rms(1.0), LEAF),
-    "clip_by_global_norm": row(lambda: wrappers.clip_by_global_norm(1.0), {"odd", "nan_spreads"}),
+    "clip_by_global_norm": row(lambda: wrappers.clip_by_global_norm(1.0), {"odd", "nan_stays"}),
     "decay": row(lambda: wrappers.decay(adam(), 1e-3), ENTRY, {"decays"}),
     "dynamic_loss_scale": row(
         lambda: wrappers.dynamic_loss_scale(optimizers.sgd(RATE), initial=1.0), {"odd"}
@@ -158,7 +168,7 @@ def _makes_transformations(name, value):
 def transformation(name):
     """The case of an export: its row, or its defaults without claims of its own."""
     facts = dict(ROWS.get(name, row()))
-    make, claims = facts.pop("make"), facts.pop("claims") | ALWAYS
+    make, claims, _ = facts.pop("make"), facts.pop("claims") | ALWAYS, facts.pop("without", None)
     return TransformationCase(make or factories()[name], claims=claims, name=name, **facts)
 
 
@@ -300,7 +310,9 @@ LOSS_ROWS = {
     "softmax_cross_entropy": loss_row(rows, BOWL, CLASSES, {"logits"}),
     "softmax_cross_entropy_with_integer_labels": loss_row(labels, BOWL, CLASSES, {"logits"}),
     "softmax_focal_loss": loss_row(labels, BELOW, CLASSES),
-    "sparsemax_loss": loss_row(lambda: (normal(), bits()), BOWL),
+    "sparsemax_loss": loss_row(
+        lambda: (normal(), ids(2)), BOWL, without={"labels_out_of_range": "labels 0 and 1 beside one logit"}
+    ),
     "squared_error": loss_row(two, BOWL, {"zero_at_target"}),
     "squared_hinge_loss": loss_row(signs, BOWL),
     "triplet_margin_loss": loss_row(lambda: (normal(C), normal(C), normal(C)), BELOW),
@@ -327,8 +339,9 @@ def loss(name):
 
 
 def laws_for(name):
-    """The laws that an exported loss is held to: all but those its row takes out, with the reason."""
-    return [law for law in loss_laws if law not in LOSS_ROWS.get(name, {}).get("without", ())]
+    """The laws that an export is held to: all but those its row takes out, with the reason."""
+    rows, laws = (LOSS_ROWS, loss_laws) if name in losses.__all__ else (ROWS, transformation_laws)
+    return [law for law in laws if law not in rows.get(name, {}).get("without", ())]
 
 
 def checked_losses():

@@ -2,8 +2,7 @@
 
 import pytest
 
-from jaxopt_lite.testing import LOSS_CLAIMS, TRANSFORMATION_CLAIMS
-from jaxopt_lite.testing.claims import parse_claims
+from jaxopt_lite.testing.claims import LOSS_CLAIMS, TRANSFORMATION_CLAIMS, parse_claims
 
 
 def test_spaces_hyphens_and_capitals_do_not_matter():

@@ -8,7 +8,7 @@ from tests.testing import exports
 
 @pytest.mark.parametrize("name", exports.checked())
 def test_transformation(name):
-    check_transformation(exports.transformation(name))
+    check_transformation(exports.transformation(name), laws=exports.laws_for(name))
 
 
 def test_what_is_not_checked_says_why():

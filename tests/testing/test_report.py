@@ -99,7 +99,7 @@ def test_a_law_is_short_and_says_what_it_means(law):
 
 def test_all_is_sorted_and_true():
     names = kit.__all__
-    assert names == sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
+    assert names == sorted(names)
     assert all(hasattr(kit, name) for name in names)
 
 
