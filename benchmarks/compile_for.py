@@ -318,7 +318,7 @@ def chips(targets):
 
 OPTIMIZERS = {
     "adamw": lambda: jol.adamw(1e-3),
-    "int8 adamw": lambda: quantize_state(jol.adamw(1e-3)),
+    "int8 adamw": lambda: quantize_state(jol.adamw(1e-3), overrides={"norms": None}),
     "muon": lambda: jol.optimizers.muon(1e-3),
     "lion": lambda: jol.optimizers.lion(1e-4),
     "adafactor": lambda: jol.optimizers.adafactor(1e-3),
@@ -394,6 +394,9 @@ def main():
     parser.add_argument("what", choices=("lower", "chips", "pods"))
     parser.add_argument("--targets", nargs="+", default=[*TPUS, "h100"])
     parser.add_argument("--models", nargs="+", default=list(transformer.MODELS))
+    parser.add_argument(
+        "--optimizers", nargs="+", default=["adamw", "int8 adamw", "muon"], choices=OPTIMIZERS
+    )
     parser.add_argument(
         "--steps", action="store_true", help="pods: compile whole training steps too (minutes)"
     )

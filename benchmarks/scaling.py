@@ -1,0 +1,155 @@
+"""How the cost of an optimizer's step grows: with parameters, with leaves, and with devices, as ratios to optax.
+
+    python benchmarks/scaling.py [--largest 300_000_000] [--out out]
+
+clip_by_global_norm + adamw, float32, donated, on this CPU; optax's step and ours in turn, medians. Devices are parts of
+one CPU (a forced host mesh, parameters split by rows), so that column shows overhead, not speed-up. The plot, time of
+optax over ours (above 1: ours is faster), goes to `out/scaling.png`.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxopt_lite as jol
+from jaxopt_lite.sharding import state_shardings
+
+PARAMETERS = (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000, 300_000_000)
+LEAVES = (1, 10, 100, 1000, 3000)
+DEVICES = (1, 2, 4, 8)
+OURS = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3)), jol.apply_updates
+OPTAX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)), optax.apply_updates
+
+
+def trees(parameters, leaves, devices):
+    """Parameters and gradients: equal matrices of 128 columns, split by rows over the devices."""
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    rows = max(1, parameters // leaves // 128 // devices) * devices
+    place, rng = NamedSharding(mesh, P("data")), np.random.default_rng(0)
+    values = rng.normal(size=(rows, 128)).astype(np.float32)
+    return [[jax.device_put(values, place) for _ in range(leaves)] for _ in range(2)], [place] * leaves
+
+
+class Run:
+    """One library's compiled step with parameters and state of its own."""
+
+    def __init__(self, tx, apply_updates, parameters, leaves, devices):
+        (self.params, self.grads), places = trees(parameters, leaves, devices)
+
+        def step(params, state, grads):
+            updates, state = tx.update(grads, state, params)
+            return apply_updates(params, updates), state
+
+        self.state = jax.jit(tx.init, out_shardings=state_shardings(tx, self.params, places))(self.params)
+        traced = []
+        for _ in range(2):  # the first pays for what JAX does once
+            jax.clear_caches()
+            start = time.perf_counter()
+            lowered = jax.jit(step, donate_argnums=(0, 1)).lower(self.params, self.state, self.grads)
+            traced.append(time.perf_counter() - start)
+        self.traced, self.compiled = min(traced), lowered.compile()
+
+    def __call__(self):
+        start = time.perf_counter()
+        self.params, self.state = self.compiled(self.params, self.state, self.grads)
+        jax.block_until_ready((self.params, self.state))
+        return time.perf_counter() - start
+
+
+def measure(parameters, leaves, devices, repeats):
+    """Median seconds of ours and of optax's, and how long each took to trace and lower."""
+    runs = [Run(*library, parameters, leaves, devices) for library in (OURS, OPTAX)]
+    samples = [[], []]
+    for k in range(repeats + 2):
+        for which in (0, 1) if k % 2 else (1, 0):
+            samples[which].append(runs[which]())
+    ours, peer = (statistics.median(column[2:]) for column in samples)
+    return {"ours": ours, "optax": peer, "trace ours": runs[0].traced, "trace optax": runs[1].traced}
+
+
+def on_devices(devices, *arguments):
+    """``measure`` in a process of its own, since the number of devices is fixed when JAX starts."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        json.dumps([arguments[0], arguments[1], devices, arguments[2]]),
+    ]
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    return json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+
+
+def sweep(title, rows, repeats):
+    """One table: ``rows`` of (what varies, parameters, leaves, devices)."""
+    print(f"\n{title:>12s} {'ours ms':>9s} {'optax ms':>9s} {'x optax':>8s} {'trace x':>8s}")
+    points = []
+    for label, parameters, leaves, devices in rows:
+        got = on_devices(devices, parameters, leaves, repeats)
+        ratio, trace = got["optax"] / got["ours"], got["trace optax"] / got["trace ours"]
+        print(
+            f"{label:12,d} {got['ours'] * 1e3:9.2f} {got['optax'] * 1e3:9.2f} {ratio:8.2f} {trace:8.2f}",
+            flush=True,
+        )
+        points.append((label, ratio, trace))
+    return points
+
+
+def plot(path, sweeps):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for axes, (title, points) in zip(
+        figure.subplots(1, len(sweeps), sharey=True), sweeps.items(), strict=True
+    ):
+        x, time_ratio, trace_ratio = zip(*points, strict=True)
+        axes.semilogx(x, time_ratio, marker="o", color="tab:blue", label="time of a step")
+        axes.semilogx(
+            x, trace_ratio, marker=".", color="tab:orange", linestyle="--", label="time to trace and lower"
+        )
+        axes.axhline(1, color="gray", linewidth=0.8)
+        axes.set(xlabel=title, title=f"clip + adamw, by {title}")
+        axes.set_xticks(x, [f"{v:,}" for v in x], rotation=30)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("optax / ours")
+    figure.axes[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(*, largest, middle, repeats, out):
+    sizes = [n for n in PARAMETERS if n <= largest]
+    sweeps = {
+        "parameters": sweep("parameters", [(n, n, 10, 1) for n in sizes], repeats),
+        "leaves": sweep("leaves", [(n, middle, n, 1) for n in LEAVES], repeats),
+        "devices": sweep("devices", [(n, middle, 10, n) for n in DEVICES], repeats),
+    }
+    path = pathlib.Path(out, "scaling.png")
+    plot(path, sweeps)
+    print(f"\nplot: {path}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--largest", type=int, default=PARAMETERS[-1])
+    parser.add_argument("--middle", type=int, default=10_000_000, help="parameters of the other two sweeps")
+    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--out", default="out")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = vars(parser.parse_args())
+    if one := options.pop("one"):
+        print(json.dumps(measure(*json.loads(one))))
+    else:
+        main(**options)
