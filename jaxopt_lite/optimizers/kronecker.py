@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite.optimizers.newton_schulz import hermitian_product
 from jaxopt_lite.tree import abs_bound, moment_dtype
 from jaxopt_lite.types import Array
 
@@ -34,8 +33,8 @@ def average(g: Array, left: Array, right: Array, scale: Array, b2: Any) -> tuple
     safe = jnp.where(new > 0, new, 1)
     kept, g = b2 * jnp.square(scale / safe), g / safe
     h = jnp.swapaxes(g, -2, -1).conj()
-    left = kept * left + (1 - b2) * hermitian_product(g, h) if left.size else left
-    right = kept * right + (1 - b2) * hermitian_product(h, g) if right.size else right
+    left = kept * left + (1 - b2) * (g @ h) if left.size else left
+    right = kept * right + (1 - b2) * (h @ g) if right.size else right
     return left, right, new
 
 

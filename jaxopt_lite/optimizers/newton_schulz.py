@@ -42,9 +42,6 @@ SETS: dict[str, Coefficients] = {
     ),
 }
 
-HALVED_FROM = 512
-"""From this size on a product that is known to be Hermitian is computed by three quarters."""
-
 
 def coefficients_of(name: str, coefficients: Any, steps: int) -> Coefficients:
     """The triples of ``steps`` steps: the first ones of a set or a sequence, its last one repeated after its end.
@@ -126,8 +123,8 @@ def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool) -> Array:
         a, q = _gram(x, tall), None
         for k in range(start, start + run):
             p = _polynomial(a, coefficients[k])
-            q = p if q is None else hermitian_product(q, p)
-            a = hermitian_product(p, hermitian_product(a, p)) if k + 1 < start + run else a
+            q = p if q is None else q @ p
+            a = p @ (a @ p) if k + 1 < start + run else a
         x, start = _apply(q, x, tall), start + run
     return x
 
@@ -135,25 +132,14 @@ def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool) -> Array:
 def _gram(x: Array, tall: bool) -> Array:
     """X·Xᴴ, or Xᴴ·X: the smaller of the two."""
     h = jnp.swapaxes(x, -2, -1).conj()
-    return hermitian_product(h, x) if tall else hermitian_product(x, h)
+    return h @ x if tall else x @ h
 
 
 def _polynomial(gram: Array, abc: tuple[float, float, float]) -> Array:
     """a + b·A + c·A²."""
     a, b, c = abc
     eye = jnp.broadcast_to(jnp.eye(gram.shape[-1], dtype=gram.dtype), gram.shape)
-    return a * eye + b * gram + c * hermitian_product(gram, gram)
-
-
-def hermitian_product(a: Array, b: Array) -> Array:
-    """a·b where that is Hermitian: a large one without its lower left quarter, which mirrors the upper right."""
-    half = a.shape[-2] // 2
-    if 2 * half < HALVED_FROM:
-        return a @ b
-    upper = a[..., :half, :] @ b
-    corner = jnp.swapaxes(upper[..., half:], -2, -1).conj()
-    lower = jnp.concatenate([corner, a[..., half:, :] @ b[..., half:]], -1)
-    return jnp.concatenate([upper, lower], -2)
+    return a * eye + b * gram + c * (gram @ gram)
 
 
 def _apply(p: Any, x: Array, tall: bool) -> Array:

@@ -50,14 +50,6 @@ def test_gram_iteration_agrees_with_the_standard_one(steps):
     np.testing.assert_allclose(got, want, atol=8e-6)
 
 
-@pytest.mark.parametrize("shape", [(7, 9), (8, 12)])
-def test_large_hermitian_products_are_mirrored(shape, monkeypatch):
-    monkeypatch.setattr(ns, "HALVED_FROM", 4)
-    x = jnp.asarray(matrix(shape) + 1j * matrix(shape, 1), jnp.complex64)
-    np.testing.assert_allclose(ns._gram(x, False), x @ x.T.conj(), atol=1e-5)
-    np.testing.assert_allclose(ns._gram(jnp.stack([x, x]), True)[1], x.T.conj() @ x, atol=1e-5)
-
-
 def test_gram_is_chosen_by_the_count_of_operations():
     cheaper = [r for r in (1, 1.5, 1.75, 2, 4, 8) if ns.gram_is_cheaper((100, int(100 * r)), 5)]
     assert cheaper == [1.75, 2, 4, 8]
