@@ -91,9 +91,18 @@ ROWS = {
     "novograd": row(None, LEAF),
     # rules that need more than gradients
     "hutchinson_estimator_diag_hessian": row(
-        lambda: optimizers.hutchinson_estimator_diag_hessian(jax.random.key(0)), {"part"}, extra=hessian
+        None,
+        {"part"},
+        extra=hessian,
+        without={
+            "mixed_dtypes": "estimates of the curvature have the parameter's dtype",
+            "complex64": "estimates of the curvature are real",
+            "zero_gradient_gives_zero_update": "the curvature does not depend on the gradient",
+            "descends": "the curvature is no direction",
+        },
     ),
     "schedule_free": row(lambda: optimizers.schedule_free(adam(), RATE)),
+    "scale_by_sophia": row(None, extra=hessian),
     "sophia": row(None, {"decays"}, extra=hessian),
     # composition
     "chain": row(lambda: compose.chain(wrappers.clip_by_global_norm(1.0), adam())),
