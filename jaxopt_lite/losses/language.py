@@ -71,7 +71,7 @@ def linear_softmax_cross_entropy(
         kernel. ``False`` walks chunks of tokens and forms the gradient in the forward pass: 6·N·H·V
         operations, a float32 ``[H, V]`` accumulator, one scalar result only. ``None`` takes ``False`` for a
         scalar result without stats from a 16-bit kernel with 4·H ≤ N, where operations are what costs and the
-        accumulator is at most a quarter of the logits; else ``True``, which on a CPU is no slower either.
+        accumulator is at most a quarter of the logits; else ``True``, which needs the least memory.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes the multiple of 128 nearest to what makes a block of logits as large as ``hidden``:
         H columns, within 1024 … 8192; or N·H/V tokens, within 256 … 1024.
