@@ -7,6 +7,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxopt_lite import checks
 from jaxopt_lite.compose import chain
@@ -40,12 +41,11 @@ def scale_by_sm3(b1: Scalar = 0.9, b2: Scalar = 1.0, eps: Scalar = 1e-8):
     weight = jnp.where(b2 == 1, 1, 1 - b2) if not isinstance(b2, (int, float)) else (1 - b2 or 1)
 
     def rule(g, p, s, accumulators, momentum):
-        rank = max(1, g.ndim)
         spread = [a.reshape(_along(i, g.shape)) for i, a in enumerate(accumulators)]
         v, root = moments.second_moment(reduce(moments.smaller_moment, spread), g, b2, weight)
         u = jnp.where(v == 0, 0, g / moments.add_under_root(root, eps))
         momentum = moments.ema(momentum, u, b1)
-        return momentum, [_largest(v, i) for i in range(rank)], momentum
+        return momentum, _largest(v), momentum
 
     def init(leaf):
         dtype = jnp.finfo(moment_dtype(leaf)).dtype
@@ -60,13 +60,18 @@ def _along(axis: int, shape: tuple) -> tuple:
     return tuple(n if i == axis else 1 for i, n in enumerate(shape))
 
 
-def _largest(v, axis):
-    """The largest v along all axes but one."""
+def _largest(v):
+    """For each axis the largest v along all others; that of huge ones, which are negative, only where there are any."""
     if v.ndim < 2:
-        return v
-    others = tuple(i for i in range(v.ndim) if i != axis)
-    low, high = jnp.min(v, others, initial=0), jnp.max(v, others, initial=0)
-    return jnp.where(low < 0, low, high)
+        return [v]
+    others = [tuple(i for i in range(v.ndim) if i != axis) for axis in range(v.ndim)]
+    high = [jnp.max(v, axes, initial=0) for axes in others]
+
+    def with_huge(v):
+        low = [jnp.min(v, axes, initial=0) for axes in others]
+        return [jnp.where(a < 0, a, b) for a, b in zip(low, high, strict=True)]
+
+    return lax.cond(jnp.min(v, initial=0) < 0, with_huge, lambda v: high, v)
 
 
 @transformation
