@@ -24,7 +24,8 @@ def cautious(tx):
     ```
 
     Against momentum that still points where the loss has begun to rise. A complex entry counts where
-    Re(conj(gᵢ)·uᵢ) < 0.
+    Re(conj(gᵢ)·uᵢ) < 0. An entry without gradient does not count, so a leaf of which few rows are in use, such as
+    an embedding, takes up to 1,000 times longer steps there: give it another optimizer (``partition``).
 
     # deviation from [1]: divided by the mean of m, as in the authors' code, where the paper has (Σm + 1) / size.
 

@@ -62,6 +62,12 @@ def test_one_aligned_entry_in_many_is_scaled_by_a_thousand_at_most():
     assert (float(updates[7]), float(jnp.sum(jnp.abs(updates)))) == (-1000, 1000)
 
 
+def test_an_entry_without_gradient_does_not_count_as_aligned():
+    tx = cautious(jol.sgd(1.0))
+    g = jnp.float32([0, 1, 0, 0])
+    np.testing.assert_array_equal(tx.update(g, tx.init(g))[0], [0, -4, 0, 0])
+
+
 def test_nothing_aligned_moves_nothing():
     tx = cautious(optax.scale(1.0))  # a part that points along the gradient: the docstring says what it gives
     updates, _ = tx.update(GRADS[0], tx.init(PARAMS))

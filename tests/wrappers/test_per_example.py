@@ -60,9 +60,10 @@ def test_one_example_changes_the_sum_by_the_norm_at_most():
 
 
 def test_sums_16_bit_examples_in_float32():
-    """Each is ½ ulp of the sum of 256."""
+    """Each is ½ ulp of the sum of 256; and factors rounded to 8 bits would not cancel."""
     g = jnp.concatenate([jnp.full((1, 1), 256.0), jnp.ones((64, 1))]).astype(jnp.bfloat16)
     assert clipped(g, 1e3).item() == 320
+    assert abs(clipped(jnp.bfloat16([[300.0], [-212.0]]), 1.0).item()) < 1e-6
 
 
 def test_first_in_a_chain_with_noise_and_an_optimizer():
