@@ -21,6 +21,7 @@ import sys
 import time
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # only its compiler is used
 
 import jax
 import jax.numpy as jnp
