@@ -70,11 +70,11 @@ def linear_softmax_cross_entropy(
         in the backward pass: 8·N·H·V operations for N tokens, any cotangent, no float32 array as large as the
         kernel. ``False`` walks chunks of tokens and forms the gradient in the forward pass: 6·N·H·V
         operations, a float32 ``[H, V]`` accumulator, one scalar result only. ``None`` takes ``False`` for a
-        scalar result without stats from a 16-bit kernel with 4·H ≤ N, where operations are what costs and the
-        accumulator is at most a quarter of the logits; else ``True``, which needs the least memory.
+        scalar result without stats with 3·H ≤ N, where the accumulator is at most a third of the logits; else
+        ``True``, which needs the least memory.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes the multiple of 128 nearest to what makes a block of logits as large as ``hidden``:
-        H columns, within 1024 … 8192; or N·H/V tokens, within 256 … 1024.
+        H columns, within 1024 … 8192; or N·H/V tokens, within 256 (N/8 for small N) … 1024.
 
     Raises:
       ValueError: for shapes that do not fit, and for ``recompute=False`` with ``reduction="none"`` or
@@ -106,7 +106,7 @@ def linear_softmax_cross_entropy(
     )
     head = sized(name, head, x, kernel, chunk_size)
     if recompute is None:
-        recompute = not (scalar and _accumulates_cheaply(x, kernel))
+        recompute = not (scalar and _accumulates_cheaply(x))
     shape, heavy = jnp.shape(labels), None if weights is None else jnp.reshape(weights, -1)
     scale = _class_weight(name, head, class_weights, kernel, y, factor.dtype)
 
@@ -234,10 +234,11 @@ def sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: in
         checks.between(name, "chunk_size", chunk_size, 1, math.inf)
         return replace(head, columns=min(chunk_size, columns), tokens=min(chunk_size, rows))
     fit = lambda size, low, high: max(low, min(high, 128 * round(size / 128)))
-    width, tokens = fit(features, 1024, 8192), fit(rows * features / columns, 256, 1024)
+    low = min(256, 128 * max(1, round(rows / 1024)))
+    width, tokens = fit(features, 1024, 8192), fit(rows * features / columns, low, 1024)
     return replace(head, columns=max(1, min(width, columns)), tokens=max(1, min(tokens, rows)))
 
 
-def _accumulates_cheaply(x: jax.Array, kernel: jax.Array) -> bool:
+def _accumulates_cheaply(x: jax.Array) -> bool:
     """Whether 6·N·H·V operations beat 8 at the price of a float32 accumulator as large as the kernel."""
-    return kernel.dtype.itemsize < 4 and 4 * x.shape[1] <= x.shape[0]
+    return 3 * x.shape[1] <= x.shape[0]

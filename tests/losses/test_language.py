@@ -144,6 +144,7 @@ def test_sizes_follow_the_docstring():
     assert sizes(16_384, 4096, 128_256) == (4096, 512)
     assert sizes(4096, 512, 50_304) == (1024, 256)
     assert sizes(10**6, 20_000, 128_256) == (8192, 1024)
+    assert sizes(1001, 257, 32_003) == (1024, 128)
     assert sizes(100, 1500, 200) == (200, 100)
     assert sizes(100, 1500, 200, 64) == (64, 64)
     assert sizes(0, 8, 200) == (200, 1)

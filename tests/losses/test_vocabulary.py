@@ -125,9 +125,18 @@ def test_memory_work_and_no_copy_of_a_tied_embedding():
     n, h, v = 512, 64, 8192
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, h), (v, h))]
     y = np.zeros(n, int)
-    f = lambda x, e: linear_softmax_cross_entropy(x, e, y, transpose_kernel=True, reduction="mean")
+    options = {"transpose_kernel": True, "reduction": "mean"}
+    f = lambda x, e: linear_softmax_cross_entropy(x, e, y, recompute=True, **options)
     both, frozen = (jax.jit(jax.grad(f, a)).lower(*args).compile() for a in ((0, 1), 0))
     assert both.memory_analysis().temp_size_in_bytes < n * v * 4 / 3
     assert not [line for line in both.as_text().splitlines() if f"f32[{h},{v}]" in line]
+    default = lambda x, e: linear_softmax_cross_entropy(x, e, y, **options)
+    fused = (
+        jax.jit(jax.grad(default, (0, 1))).lower(*args).compile()
+    )  # 3·64 ≤ 512: gradient in the forward pass
+    assert f"f32[{n},1024]" in both.as_text()
+    assert f"f32[{n},1024]" not in fused.as_text()
+    accumulator, chunk = 4 * h * v, 4 * 128 * v  # and the gradient itself
+    assert fused.memory_analysis().temp_size_in_bytes < 1.05 * (2 * accumulator + chunk)
     one = 2 * n * h * 1024  # cost_analysis counts the body of a loop once: a block of 1,024 columns
     assert both.cost_analysis()["flops"] - frozen.cost_analysis()["flops"] == pytest.approx(one, rel=0.05)
