@@ -40,7 +40,7 @@ OPTIMIZERS = {
     "ademamix": (1.6e-2, functools.partial(optimizers.ademamix, b2=0.95, b3=0.99, **DECAYED)),
     "lion": (3e-3, functools.partial(optimizers.lion, b2=0.98, weight_decay=0.5, mask=gpt.matrices)),
     "mars": (3e-2, functools.partial(optimizers.mars, weight_decay=0.1)),
-    "muon": (6e-2, functools.partial(optimizers.muon, matrix_axes={"embedding": None}, weight_decay=0.1)),
+    "muon": (0.1, functools.partial(optimizers.muon, matrix_axes={"embedding": None}, weight_decay=0.1)),
     "schedule_free": (3e-2, schedule_free),
     "soap": (1.6e-2, functools.partial(optimizers.soap, weight_decay=0.1, max_dim=128)),
 }
