@@ -102,6 +102,10 @@ ROWS = {
         },
     ),
     "schedule_free": row(lambda: optimizers.schedule_free(adam(), RATE)),
+    "scale_by_stddev": row(
+        None,
+        without={"bfloat16_tracks_float32": "a constant gradient has no spread, so only rounding is left"},
+    ),
     "scale_by_sophia": row(None, extra=hessian),
     "sophia": row(None, {"decays"}, extra=hessian),
     # composition
