@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxopt_lite import checks
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate
@@ -22,7 +23,14 @@ class ScaleByLionState(NamedTuple):
 
 
 @transformation
-def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None):
+def scale_by_lion(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.99,
+    mu_dtype: Any = None,
+    *,
+    mode: str = "hard",
+    smooth_beta: Scalar = 1.0,
+):
     """Lion's direction [1].
 
     ```
@@ -30,18 +38,30 @@ def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99, mu_dtype: Any = None):
     mₜ = β₂·mₜ₋₁ + (1 − β₂)·gₜ
     ```
 
-    A complex entry's sign is its direction, c / |c|.
+    A complex entry's sign is its direction, c / |c|. As in optax, ``mode`` chooses what stands for sign(c): with
+    ``"smooth"`` tanh(smooth_beta·c), with ``"refined"`` c itself where |c| < 1.
     """
+    checks.one_of("scale_by_lion", "mode", mode, ("hard", "smooth", "refined"))
     moments.check_rates("scale_by_lion", decays={"b1": b1, "b2": b2})
     # With m = (mₜ − (1 − β₂)·g) / β₂ the sign is that of β₁·mₜ + (β₂ − β₁)·g: the old momentum is read once
     # only, so that XLA overwrites it in place. Not for small β₂, where digits cancel.
-    from_new = isinstance(b2, float) and b2 >= 0.5
+    from_new = mode == "hard" and isinstance(b2, float) and b2 >= 0.5
 
     def rule(g, p, s, mu):
         new = moments.ema(mu, g, b2)
-        return jnp.sign(b1 * new + (b2 - b1) * g if from_new else moments.ema(mu, g, b1)), new
+        c = b1 * new + (b2 - b1) * g if from_new else moments.ema(mu, g, b1)
+        return _sign(c, mode, smooth_beta), new
 
     return elementwise(rule, ScaleByLionState, init=lambda leaf: (moments.first_moment(leaf, mu_dtype),))
+
+
+def _sign(c: Array, mode: str, smooth_beta: Scalar) -> Array:
+    """Lion's sign of c, or a continuous function in its place."""
+    sign = jnp.sign(c)
+    if mode == "hard":
+        return sign
+    size = jnp.abs(c)
+    return sign * (jnp.tanh(smooth_beta * size) if mode == "smooth" else jnp.minimum(size, 1))
 
 
 @transformation

@@ -70,8 +70,8 @@ def rprop(
     uₜ = −Δₜ·sign(gₜ)  if sₜ ≥ 0;   0  if sₜ < 0
     ```
 
-    optax emits each update one step late (that of the gradient before); here [2] rules. For a complex entry
-    the sign is g / |g|, and sₜ is the real part of the product of one with the other's conjugate.
+    optax emits each update one step late, and not at all when the sign changes then; here [2] rules. For a complex
+    entry the sign is g / |g|, and sₜ is the real part of the product of one with the other's conjugate.
 
     Args:
       learning_rate: η, the first step size: a float, a 0-d array, or a schedule (its value at step 0).

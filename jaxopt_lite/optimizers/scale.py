@@ -70,8 +70,13 @@ def scale_by_schedule(step_size_fn: Callable[[Array], Any]):
 
 
 @transformation
-def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True):
-    """u = −η·g (+η·g with ``flip_sign=False``); η is a float, a 0-d array or a schedule."""
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None = None, *, flip_sign: bool = True):
+    """u = −η·g (+η·g with ``flip_sign=False``); η is a float, a 0-d array or a schedule.
+
+    As in optax, ``None`` leaves the updates as they are, sign included.
+    """
+    if learning_rate is None:
+        return identity()
     sign = -1 if flip_sign else 1
     return scalar_stage("scale_by_learning_rate", learning_rate, lambda g, p, c: (sign * c) * g)
 

@@ -20,10 +20,10 @@ from jaxopt_lite.types import Array, Params, Scalar, ScalarOrSchedule
 class ScheduleFreeState(NamedTuple):
     """What the averages need, the state of the inner optimizer, and the sequence it moves."""
 
-    b1: Array  # [] float32
-    weight_sum: Array  # [] float32
+    b1: Array  # [] float32 (float64 beside float64 parameters)
+    weight_sum: Array  # [] like b1
     step_count: Array  # [] int32, from 1
-    max_lr: Array  # [] float32
+    max_lr: Array  # [] like b1
     base_optimizer_state: Any
     z: Params  # like params, float32 for 16-bit ones
 
@@ -62,11 +62,12 @@ def schedule_free(tx, learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, weight_
 
     def init(params):
         z = jax.tree.map(lambda p: moments.own_copy(p, moment_dtype(p)), params)
+        dtype = moments.scalar_dtype(params)
         return ScheduleFreeState(
-            b1=jnp.array(b1, jnp.float32),
-            weight_sum=jnp.zeros([], jnp.float32),
+            b1=jnp.array(b1, dtype, copy=True),
+            weight_sum=jnp.zeros([], dtype),
             step_count=jnp.ones([], jnp.int32),
-            max_lr=jnp.zeros([], jnp.float32),
+            max_lr=jnp.zeros([], dtype),
             base_optimizer_state=inner.init(params),
             z=z,
         )
@@ -74,7 +75,7 @@ def schedule_free(tx, learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, weight_
     def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("schedule_free.update: params is None, expected the tree of parameters")
-        rate = jnp.asarray(value_at(learning_rate, state.step_count + 1), jnp.float32)
+        rate = jnp.asarray(value_at(learning_rate, state.step_count + 1), state.max_lr.dtype)
         top = jnp.maximum(state.max_lr, rate)
         weight = top**weight_lr_power
         total = state.weight_sum + weight

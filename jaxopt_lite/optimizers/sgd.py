@@ -3,10 +3,11 @@
 [1] Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxopt_lite import checks
 from jaxopt_lite.compose import chain
+from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import scale_by_learning_rate
 from jaxopt_lite.transformation import elementwise, transformation
 from jaxopt_lite.types import Params, Scalar, ScalarOrSchedule
@@ -19,13 +20,18 @@ class TraceState(NamedTuple):
 
 
 @transformation
-def trace(decay: Scalar, nesterov: bool = False):
+def trace(decay: Scalar, nesterov: bool = False, accumulator_dtype: Any = None):
     """Momentum: a decayed sum (not an average) of past gradients.
 
     ```
     mₜ = β·mₜ₋₁ + gₜ
     uₜ = mₜ            (nesterov: gₜ + β·mₜ)
     ```
+
+    Args:
+      decay: β in [0, 1].
+      nesterov: look ahead by one step of momentum.
+      accumulator_dtype: how real leaves' m is stored; by default float32 for 16-bit parameters.
     """
     checks.between("trace", "decay", decay, 0, 1)
 
@@ -33,7 +39,7 @@ def trace(decay: Scalar, nesterov: bool = False):
         m = decay * m + g
         return (g + decay * m if nesterov else m), m
 
-    return elementwise(rule, TraceState)
+    return elementwise(rule, TraceState, init=lambda leaf: (moments.first_moment(leaf, accumulator_dtype),))
 
 
 @transformation

@@ -7,7 +7,7 @@ import pytest
 
 from jaxopt_lite import optimizers
 from tests.oracles import optimizers_more as oracle
-from tests.oracles.optimizers_check import check, mask, same_signature, schedule
+from tests.oracles.optimizers_check import against_golden, check, mask, same_signature, schedule
 
 ROWS = [{}, {"rho": 0.5, "eps": 1e-3}, {"weight_decay": 0.1, "weight_decay_mask": mask}]
 
@@ -15,6 +15,10 @@ ROWS = [{}, {"rho": 0.5, "eps": 1e-3}, {"weight_decay": 0.1, "weight_decay_mask"
 @pytest.mark.parametrize("options", ROWS, ids=["default", "rho", "decay"])
 def test_adadelta_is_the_papers_and_optaxs(options):
     check(optimizers.adadelta, oracle.adadelta, options, learning_rate=schedule, peer=optax.adadelta)
+
+
+def test_adadelta_is_pytorchs():
+    against_golden(optimizers.adadelta(weight_decay=0.1), "optimizers_torch.json", "adadelta")
 
 
 def test_signatures():

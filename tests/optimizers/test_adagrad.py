@@ -7,7 +7,7 @@ import pytest
 
 from jaxopt_lite import optimizers
 from tests.oracles import optimizers_more as oracle
-from tests.oracles.optimizers_check import DECAY, check, same_signature, schedule
+from tests.oracles.optimizers_check import DECAY, against_golden, check, same_signature, schedule
 
 ROWS = [{}, {"initial_accumulator_value": 0.0, "eps": 0.0}]
 
@@ -19,6 +19,10 @@ def test_adagrad_is_the_papers_and_optaxs(options):
 
 def test_with_weight_decay_and_schedule():
     check(optimizers.adagrad, oracle.adagrad, DECAY, learning_rate=schedule)
+
+
+def test_adagrad_is_pytorchs():
+    against_golden(optimizers.adagrad(0.01, eps=0.0), "optimizers_torch.json", "adagrad")
 
 
 def test_signatures():

@@ -127,9 +127,7 @@ def radam(
     return rule
 
 
-def adabelief(
-    learning_rate, b1=0.9, b2=0.999, eps=1e-16, eps_root=1e-16, nesterov=False, weight_decay=0.0
-):
+def adabelief(learning_rate, b1=0.9, b2=0.999, eps=1e-16, eps_root=1e-16, nesterov=False, weight_decay=0.0):
     """Zhuang et al. 2020, Alg. 2."""
 
     def rule(t, p, g, memory):
@@ -183,9 +181,7 @@ def lion(learning_rate, b1=0.9, b2=0.99, weight_decay=1e-3):
     return rule
 
 
-def ademamix(
-    learning_rate, b1=0.9, b2=0.999, b3=0.9999, alpha=5.0, eps=1e-8, eps_root=0.0, weight_decay=0.0
-):
+def ademamix(learning_rate, b1=0.9, b2=0.999, b3=0.9999, alpha=5.0, eps=1e-8, eps_root=0.0, weight_decay=0.0):
     """Pagliardini, Ablin, Grangier 2025, Alg. 1."""
 
     def rule(t, p, g, memory):

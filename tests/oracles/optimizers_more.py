@@ -67,7 +67,10 @@ def rprop(learning_rate, eta_minus=0.5, eta_plus=1.2, min_step_size=1e-6, max_st
         size = memory.get("size", np.full(np.shape(p), rate_at(learning_rate, 1)))
         sign = direction(g)
         same = np.real(sign * np.conj(direction(memory.get("g", np.zeros_like(g)))))
-        grown, shrunk = np.minimum(size * eta_plus, max_step_size), np.maximum(size * eta_minus, min_step_size)
+        grown, shrunk = (
+            np.minimum(size * eta_plus, max_step_size),
+            np.maximum(size * eta_minus, min_step_size),
+        )
         size = memory["size"] = np.where(same > 0, grown, np.where(same < 0, shrunk, size))
         memory["g"] = np.where(same < 0, 0, g)
         return p - size * np.where(same < 0, 0, sign)
@@ -109,7 +112,13 @@ def novograd(learning_rate, b1=0.9, b2=0.25, eps=1e-6, eps_root=0.0, weight_deca
 
 
 def lars(
-    learning_rate, weight_decay=0.0, trust_coefficient=0.001, eps=0.0, momentum=0.9, nesterov=False, scaled=True
+    learning_rate,
+    weight_decay=0.0,
+    trust_coefficient=0.001,
+    eps=0.0,
+    momentum=0.9,
+    nesterov=False,
+    scaled=True,
 ):
     """You, Gitman, Ginsburg 2017, Alg. 1, with ‖g + λp‖ for its ‖g‖ + λ‖p‖; ``scaled`` or plain momentum."""
 
@@ -170,7 +179,9 @@ def adafactor(
         beta, square = 1 - float(max(1, t - decay_offset)) ** -decay_rate, np.abs(g) ** 2 + eps
         if factored and p.ndim == 2 and min(p.shape) >= min_dim_size_to_factor:
             row = memory["row"] = beta * memory.get("row", 0) + (1 - beta) * square.sum(1, keepdims=True)
-            column = memory["column"] = beta * memory.get("column", 0) + (1 - beta) * square.sum(0, keepdims=True)
+            column = memory["column"] = beta * memory.get("column", 0) + (1 - beta) * square.sum(
+                0, keepdims=True
+            )
             v = row * column / row.sum()
         else:
             v = memory["v"] = beta * memory.get("v", 0) + (1 - beta) * square
