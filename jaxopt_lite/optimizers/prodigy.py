@@ -81,23 +81,6 @@ def prodigy(
         s = b3 * s + weight * g
         return m, v, s, jnp.sum((g.conj() * (p0 - p)).real), jnp.sum(jnp.abs(s))
 
-    @jax.jit
-    def step(g, m, v, p, rate, offset, decay):
-        u = m / (moments.root_of(v) + offset) + decay * p.astype(m.dtype)
-        return (-rate * u).astype(g.dtype)
-
-    def init(params):
-        dtype = moments.scalar_dtype(params)
-        return ProdigyState(
-            exp_avg=jax.tree.map(moments.first_moment, params),
-            exp_avg_sq=jax.tree.map(moments.real_moment, params),
-            grad_sum=jax.tree.map(moments.first_moment, params),
-            params0=jax.tree.map(lambda p: moments.own_copy(p, p.dtype), params),
-            estim_lr=jnp.array(estim_lr0, dtype),
-            numerator_weighted=jnp.zeros([], dtype),
-            count=jnp.zeros([], jnp.int32),
-        )
-
     def update(updates, state, params=None, **extra):
         if params is None:
             raise ValueError("prodigy.update: params is None, expected the tree of parameters")
@@ -117,13 +100,33 @@ def prodigy(
         d = jnp.maximum(d, _ratio(estim_lr_coef * numerator, total(4))).astype(dtype)
         decay = value_at(weight_decay, t)
         stepped = [
-            None if g is None else step(g, *row[:2], p, rate, d * eps, decay if on else 0.0)
+            None if g is None else _step(g, *row[:2], p, rate, d * eps, decay if on else 0.0)
             for g, row, (*_, p), on in zip(leaves, new, rows, active(mask, updates, params), strict=True)
         ]
         slots = [treedef.unflatten([row[k] for row in new]) for k in range(3)]
         return treedef.unflatten(stepped), ProdigyState(*slots, state.params0, d, numerator, t)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(lambda params: _init(params, estim_lr0), update)
+
+
+def _init(params: Params, estim_lr0: Scalar) -> ProdigyState:
+    dtype = moments.scalar_dtype(params)
+    return ProdigyState(
+        exp_avg=jax.tree.map(moments.first_moment, params),
+        exp_avg_sq=jax.tree.map(moments.real_moment, params),
+        grad_sum=jax.tree.map(moments.first_moment, params),
+        params0=jax.tree.map(lambda p: moments.own_copy(p, p.dtype), params),
+        estim_lr=jnp.array(estim_lr0, dtype, copy=True),
+        numerator_weighted=jnp.zeros([], dtype),
+        count=jnp.zeros([], jnp.int32),
+    )
+
+
+@jax.jit
+def _step(g, m, v, p, rate, offset, decay):
+    """The update of one leaf."""
+    u = m / (moments.root_of(v) + offset) + decay * p.astype(m.dtype)
+    return (-rate * u).astype(g.dtype)
 
 
 def _ratio(a: Array, b: Array) -> Array:
