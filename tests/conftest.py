@@ -1,9 +1,17 @@
-"""Strict settings for every test: no silent rank promotion, warnings are errors, fixed hypothesis profiles."""
+"""Strict settings for every test: no silent rank promotion, warnings are errors, fixed hypothesis profiles.
+
+XLA compiles for the answer, not for speed: nearly all of a test's time would go into compiling. ``XLA_FLAGS= pytest``
+compiles as users do; tests of memory always do.
+"""
 
 import os
 
 import hypothesis
 import jax
+
+# Read when the first program is compiled, so after the import is early enough.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK + " --xla_cpu_parallel_codegen_split_count=1")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -8,6 +8,7 @@ import pytest
 from jaxopt_lite.losses import vocabulary
 from jaxopt_lite.losses.language import linear_softmax_cross_entropy
 from jaxopt_lite.losses.vocabulary import Head
+from tests import users
 from tests.oracles import language as oracle
 
 EVERYTHING = ("sum", "entropy", "argmax")
@@ -127,13 +128,12 @@ def test_memory_work_and_no_copy_of_a_tied_embedding():
     y = np.zeros(n, int)
     options = {"transpose_kernel": True, "reduction": "mean"}
     f = lambda x, e: linear_softmax_cross_entropy(x, e, y, recompute=True, **options)
-    both, frozen = (jax.jit(jax.grad(f, a)).lower(*args).compile() for a in ((0, 1), 0))
+    both, frozen = (users.compiled(jax.jit(jax.grad(f, a)).lower(*args)) for a in ((0, 1), 0))
     assert both.memory_analysis().temp_size_in_bytes < n * v * 4 / 3
     assert not [line for line in both.as_text().splitlines() if f"f32[{h},{v}]" in line]
     default = lambda x, e: linear_softmax_cross_entropy(x, e, y, **options)
-    fused = (
-        jax.jit(jax.grad(default, (0, 1))).lower(*args).compile()
-    )  # 3·64 ≤ 512: gradient in the forward pass
+    # 3·64 ≤ 512: gradient in the forward pass
+    fused = users.compiled(jax.jit(jax.grad(default, (0, 1))).lower(*args))
     assert f"f32[{n},1024]" in both.as_text()
     assert f"f32[{n},1024]" not in fused.as_text()
     accumulator, chunk = 4 * h * v, 4 * 128 * v  # and the gradient itself

@@ -10,6 +10,7 @@ import pytest
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers as opt
 from jaxopt_lite.transformation import elementwise
+from tests import users
 
 SHAPE = (1024, 256)  # large beside every scalar and every row of factored moments
 
@@ -62,7 +63,7 @@ def memory(tx, apply_updates=jol.apply_updates):
 
     params = [jax.ShapeDtypeStruct(SHAPE, jnp.float32)]
     state = jax.eval_shape(tx.init, params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    compiled = users.compiled(jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params))
     whole = rf"f32\[{SHAPE[0]},{SHAPE[1]}\]\S* copy\("
     leaf = 4 * SHAPE[0] * SHAPE[1]
     return len(re.findall(whole, compiled.as_text())), compiled.memory_analysis().temp_size_in_bytes / leaf

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 import jaxopt_lite as jol
+from tests import users
 from tests.oracles import wrappers as oracles
 
 RANDOM = np.random.default_rng(11)
@@ -94,7 +95,7 @@ def temporaries(tx, size=512):
         u, state = tx.update(g, state, params)
         return optax.apply_updates(params, u), state
 
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
+    compiled = users.compiled(jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params))
     copies = [
         line for line in compiled.as_text().splitlines() if " copy(" in line and f"[{size},{size}]" in line
     ]
