@@ -18,7 +18,17 @@ from jaxopt_lite.testing.report import NotRun
 
 DEFAULT_ARGUMENTS = {"learning_rate": 1e-2, "step_size": 1e-2}
 LONG = 50
-INNER = {"tx", "inner", "base_optimizer", "optimizer", "opt", "outer", "transformation", "transformations"}
+INNER = {
+    "tx",
+    "factory",
+    "inner",
+    "base_optimizer",
+    "optimizer",
+    "opt",
+    "outer",
+    "transformation",
+    "transformations",
+}
 
 
 class Trajectory(NamedTuple):

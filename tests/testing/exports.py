@@ -36,6 +36,10 @@ def arrays(params):
     return jax.tree.map(lambda p: p.ndim > 0, params)
 
 
+def by_rank(path, leaf):
+    return "vector" if jnp.ndim(leaf) == 1 else "rest"
+
+
 def hessian(value_fn, params):
     """Sophia's Hutchinson estimate wants the loss as a function of the parameters."""
     return {"obj_fn": value_fn}
@@ -49,6 +53,14 @@ def slope(value_fn, params):
 def row(make=None, *claims, **facts):
     return {"make": make, "claims": set().union(*claims), **facts}
 
+
+# The wrappers whose float32 updates land exactly on 16-bit parameters.
+EXACT = {
+    "dtypes_kept": "emits float32 updates for 16-bit parameters",
+    "mixed_dtypes": "emits float32 updates for 16-bit gradients",
+    "bfloat16_tracks_float32": "its updates land on bfloat16 numbers",
+    "float16_tracks_float32": "its updates land on float16 numbers",
+}
 
 ROWS = {
     # elementwise rules
@@ -114,7 +126,10 @@ ROWS = {
     "masked": row(lambda: compose.masked(adam(), arrays)),
     "named_chain": row(lambda: compose.named_chain(("adam", adam()), ("scale", optimizers.scale(0.5)))),
     "partition": row(
-        lambda: compose.partition({"a": adam(), "b": optimizers.sgd(RATE)}, {".*bias": "b", ".*": "a"})
+        lambda: compose.partition(
+            {"vector": adam(), "rest": optimizers.sgd(RATE)},
+            by_rank,
+        )
     ),
     # wrappers
     "accumulate": row(lambda: wrappers.accumulate(optimizers.sgd(RATE), 2), {"odd"}),
@@ -138,10 +153,11 @@ ROWS = {
     "skip_nonfinite": row(lambda: wrappers.skip_nonfinite(adam()), {"odd", "skips_nonfinite"}),
     "tunable": row(lambda: wrappers.tunable(optimizers.adamw, learning_rate=RATE), ENTRY, {"decays"}),
     # storage
-    "kahan": row(lambda: jol.precision.kahan(adam())),
-    "master_weights": row(lambda: jol.precision.master_weights(adam())),
+    "kahan": row(lambda: jol.precision.kahan(adam()), without=EXACT),
+    "low_memory_adamw": row(None, {"decays"}, without=EXACT),
+    "master_weights": row(lambda: jol.precision.master_weights(adam()), without=EXACT),
     "quantize_state": row(lambda: jol.precision.quantize_state(adam())),
-    "stochastic_rounding": row(lambda: jol.precision.stochastic_rounding(adam())),
+    "stochastic_rounding": row(lambda: jol.precision.stochastic_rounding(adam()), without=EXACT),
 }
 NOT_CHECKED = {
     "diloco": "its inner and outer steps belong to a mesh, see tests/wrappers/test_diloco.py",
