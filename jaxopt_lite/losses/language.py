@@ -86,8 +86,9 @@ def linear_softmax_cross_entropy(
     Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025, arXiv:2411.09009.
 
     >>> hidden, kernel = jnp.ones((2, 3, 4)), jnp.zeros((4, 10))
-    >>> print(linear_softmax_cross_entropy(hidden, kernel, jnp.zeros((2, 3), int), reduction="mean"))
-    2.3025851
+    >>> loss = linear_softmax_cross_entropy(hidden, kernel, jnp.zeros((2, 3), int), reduction="mean")
+    >>> print(f"{loss:.4f}")
+    2.3026
     """
     name = "linear_softmax_cross_entropy"
     checks.one_of(name, "reduction", reduction, REDUCTIONS)

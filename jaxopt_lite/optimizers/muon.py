@@ -182,8 +182,9 @@ def muon(
     >>> params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     >>> grads = {"kernel": jnp.array([[3e20, 0.0], [0.0, -4e20]]), "bias": jnp.array([1.0, -2.0])}
     >>> updates, _ = tx.update(grads, tx.init(params), params)
-    >>> updates["kernel"].round(4).tolist(), updates["bias"].round(4).tolist()
-    ([[-0.1, 0.0], [0.0, 0.1]], [-0.1, 0.1])
+    >>> print((10 * updates["kernel"] + 0.0).round(4), (10 * updates["bias"]).round(4))  # in units of η
+    [[-1.  0.]
+     [ 0.  1.]] [-1.  1.]
     """
     direction = scale_by_muon(momentum, nesterov, steps, coefficients, scale, matrix_axes=matrix_axes)
     return with_adamw(

@@ -2,8 +2,9 @@
 
 This module alone of the package imports hypothesis.
 
->>> from hypothesis import given
->>> @given(logits_and_labels(max_batch=3))
+>>> from hypothesis import HealthCheck, given, settings
+>>> @settings(suppress_health_check=[HealthCheck.too_slow])  # the first draw compiles
+... @given(logits_and_labels(max_batch=3))
 ... def test_cross_entropy_is_finite(example):
 ...     logits, labels = example
 ...     assert logits.shape[:-1] == labels.shape
