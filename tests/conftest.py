@@ -11,7 +11,8 @@ import jax
 
 # Read when the first program is compiled, so after the import is early enough.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", QUICK + " --xla_cpu_parallel_codegen_split_count=1")
+if jax.__version_info__ < (0, 11):  # a flag that XLA does not know ends the process
+    os.environ.setdefault("XLA_FLAGS", QUICK + " --xla_cpu_parallel_codegen_split_count=1")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
