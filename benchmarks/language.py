@@ -62,7 +62,7 @@ def cpu(shape, gradient, repeats):
     arrays += (jax.random.randint(keys[2], (n,), 0, v),)
     forms = {"optax, logits held": held, "default": fused()}
     if gradient:
-        forms["recompute=False"] = fused(recompute=False)
+        forms["recompute=True"] = fused(recompute=True)
         forms["linear_log_probs"] = lambda x, w, y: -linear_log_probs(x, w, y).mean()
     programs = {name: compiled(f, arrays, gradient) for name, f in forms.items()}
     times = medians(programs, arrays, repeats)
