@@ -29,7 +29,7 @@ import jaxopt_lite as jol
 from jaxopt_lite import checkpoint
 from jaxopt_lite.schedules import warmup_cosine
 
-CPU = {"width": 128, "depth": 4, "heads": 4, "length": 128, "dtype": "float32", "batch": 16, "steps": 700}
+CPU = {"width": 128, "depth": 4, "heads": 4, "length": 128, "dtype": "float32", "batch": 16, "steps": 400}
 CPU |= {"learning_rate": 6e-3, "evaluate_every": 50, "checkpoint_every": 300}
 GPU = {"width": 512, "depth": 8, "heads": 8, "length": 512, "dtype": "bfloat16", "batch": 64, "steps": 3000}
 GPU |= {"learning_rate": 2e-3, "evaluate_every": 100, "checkpoint_every": 500}
