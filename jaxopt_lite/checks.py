@@ -117,3 +117,9 @@ def labels(labels: Any, num_classes: int, *, ignore_index: int | None = None) ->
         raise ValueError(
             f"checks.labels: labels[{where}] is {values[index]}, expected 0 … {num_classes - 1}{also}"
         )
+
+
+def require_params(name: str, params: Any) -> None:
+    """Raise ``ValueError`` when ``update`` of the transformation ``name`` was called without parameters."""
+    if params is None:
+        raise ValueError(f"{name}.update: params is None, expected the tree of parameters")

@@ -190,8 +190,8 @@ class Group:
     def update(self, updates: Any, states: list, params: Any) -> tuple[Any, list]:
         """One step: the scalars once, then the joined rule on every leaf that has a gradient."""
         leaves, treedef = jax.tree.flatten(updates, is_leaf=tree.is_none)
-        if params is None and self.reads_params:
-            raise ValueError(f"{self.name}.update: params is None, expected the tree of parameters")
+        if self.reads_params:
+            checks.require_params(self.name, params)
         ps = treedef.flatten_up_to(params) if self.reads_params else [None] * len(leaves)
         pairs = list(zip(self.stages, states, strict=True))
         counts = [

@@ -70,3 +70,9 @@ def test_labels():
         checks.labels(np.array([3, -1]), 3, ignore_index=-1)
     with pytest.raises(TypeError, match="expected an integer dtype"):
         checks.labels(np.array([0.0]), 3)
+
+
+def test_require_params():
+    checks.require_params("f", {})
+    with pytest.raises(ValueError, match=r"^f\.update: params is None, expected the tree of parameters$"):
+        checks.require_params("f", None)

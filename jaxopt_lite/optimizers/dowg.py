@@ -38,8 +38,7 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Scalar = 1e-4):
         return DoWGState(copies, jnp.zeros([], dtype), jnp.array(start, dtype))
 
     def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("dowg.update: params is None, expected the tree of parameters")
+        checks.require_params("dowg", params)
         dtype = state.estim_sq_dist.dtype
         distance = tree.norm(params, minus=state.init_params).astype(dtype)
         squared = jnp.maximum(state.estim_sq_dist, distance * distance)

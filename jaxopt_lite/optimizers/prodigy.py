@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxopt_lite import checks
 from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import value_at
 from jaxopt_lite.transformation import active, transformation
@@ -82,8 +83,7 @@ def prodigy(
         return m, v, s, jnp.sum((g.conj() * (p0 - p)).real), jnp.sum(jnp.abs(s))
 
     def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("prodigy.update: params is None, expected the tree of parameters")
+        checks.require_params("prodigy", params)
         d, dtype, t = state.estim_lr, state.estim_lr.dtype, optax.safe_increment(state.count)
         correction = jnp.sqrt(moments.bias_correction(b2, t)) / moments.bias_correction(b1, t)
         rate = (d * value_at(learning_rate, t) * correction).astype(dtype)

@@ -73,8 +73,7 @@ def schedule_free(tx, learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, weight_
         )
 
     def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("schedule_free.update: params is None, expected the tree of parameters")
+        checks.require_params("schedule_free", params)
         rate = jnp.asarray(value_at(learning_rate, state.step_count + 1), state.max_lr.dtype)
         top = jnp.maximum(state.max_lr, rate)
         weight = top**weight_lr_power

@@ -12,7 +12,7 @@ import optax
 
 from jaxopt_lite import checks, tree
 from jaxopt_lite.compose import _require_transformation
-from jaxopt_lite.precision.rounding import is_16_bit, require_params, spacing, step_onto, widened
+from jaxopt_lite.precision.rounding import is_16_bit, spacing, step_onto, widened
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.types import Array, OptState, Params
 
@@ -96,7 +96,7 @@ def _corrected(name: str, tx: Any, kind: str, shown: bool) -> optax.GradientTran
         return CorrectionState(jax.tree.map(zeros, params), inner.init(widened(params)))
 
     def update(updates, state, params=None, **extra):
-        require_params(name, params)
+        checks.require_params(name, params)
         exact = jax.tree.map(lambda p, c: _exact(p, c) if is_16_bit(p) else p, params, state.correction)
         seen = exact if shown else widened(params)
         updates, new = inner.update(widened(updates), state.inner, seen, **extra)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_lite import tree
+from jaxopt_lite import checks, tree
 from jaxopt_lite.compose import _require_transformation
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.types import Array, OptState
@@ -118,12 +118,6 @@ def step_onto(target: Array, p: Array) -> Array:
     return target.astype(jnp.float32) - p.astype(jnp.float32)
 
 
-def require_params(name: str, params: Any) -> None:
-    """Raise ``ValueError`` when ``update`` was called without parameters."""
-    if params is None:
-        raise ValueError(f"{name}.update: params is None, expected the tree of parameters")
-
-
 class StochasticRoundingState(NamedTuple):
     """Step count and the wrapped transformation's state."""
 
@@ -165,7 +159,7 @@ def stochastic_rounding(tx, seed: int = 0):
         return StochasticRoundingState(jnp.zeros([], jnp.int32), inner.init(widened(params)))
 
     def update(updates, state, params=None, **extra):
-        require_params("stochastic_rounding", params)
+        checks.require_params("stochastic_rounding", params)
         updates, new = inner.update(widened(updates), state.inner, widened(params), **extra)
         key = jax.random.fold_in(jax.random.key(seed), state.count)
         leaves, treedef = jax.tree.flatten(updates, is_leaf=tree.is_none)

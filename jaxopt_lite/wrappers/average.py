@@ -63,7 +63,7 @@ def ema_params(tx, decay: ScalarOrSchedule):
         return EmaParamsState(jnp.zeros([], jnp.int32), average, inner.init(params))
 
     def update(updates, state, params=None, **extra):
-        within.require_params("ema_params", params)
+        checks.require_params("ema_params", params)
         updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
         count = optax.safe_increment(state.count)
         rate = 1 - value_at(decay, count)

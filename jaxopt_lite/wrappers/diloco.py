@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_lite import tree
+from jaxopt_lite import checks, tree
 from jaxopt_lite.batches import check_count
 from jaxopt_lite.compose import _require_transformation, apply_updates
 from jaxopt_lite.optimizers.moments import own_copy
@@ -89,8 +89,7 @@ def diloco(inner, outer, *, sync_every: int, axis_name: Any, codec: Any = None):
         return DilocoState(jnp.zeros([], jnp.int32), anchor, local.init(params), outer.init(wide))
 
     def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("diloco.update: params is None, expected the tree of parameters")
+        checks.require_params("diloco", params)
         count = optax.safe_increment(state.count)
         updates, inner_state = local.update(updates, state.inner, params, **extra)
         before = _map(lambda u, p, a: _wide(p) - _wide(a), updates, params, state.anchor)

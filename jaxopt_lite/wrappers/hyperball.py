@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_lite import tree
+from jaxopt_lite import checks, tree
 from jaxopt_lite.optimizers import matrices
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.types import Array, Params
@@ -61,8 +61,7 @@ def hyperball(tx, *, matrix_axes: matrices.MatrixAxes = None):
         return HyperballState(treedef.unflatten(radius), inner.init(params))
 
     def update(updates, state, params=None, **extra):
-        if params is None:
-            raise ValueError("hyperball.update: params is None, expected the tree of parameters")
+        checks.require_params("hyperball", params)
         updates, new = inner.update(updates, state.inner, params, **extra)
         leaves, treedef = jax.tree.flatten(updates, is_leaf=tree.is_none)
         axes = matrices.axes_of(name, matrix_axes, updates)

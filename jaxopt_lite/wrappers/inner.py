@@ -106,12 +106,6 @@ def _finite(x: Any) -> Array:
 norm = jax.jit(tree.norm)  # outside of jit, tree.norm would compile its branches again in every step
 
 
-def require_params(name: str, params: Any) -> None:
-    """``ValueError`` when ``update`` was called without parameters."""
-    if params is None:
-        raise ValueError(f"{name}.update: params is None, expected the tree of parameters")
-
-
 def arrays(params: Params) -> Params:
     """Python numbers as arrays; everything else as it is."""
     return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), params)

@@ -68,7 +68,7 @@ def lookahead(tx, *, steps: int = 6, slow_rate: Scalar = 0.5):
         return LookaheadState(inner.init(params), jnp.zeros([], jnp.int32), slow)
 
     def update(updates, state, params=None, **extra):
-        within.require_params("lookahead", params)
+        checks.require_params("lookahead", params)
         updates, fast_state = inner.update(updates, state.fast_state, params, **extra)
         count = optax.safe_increment(state.steps_since_sync)
         meets = count >= steps

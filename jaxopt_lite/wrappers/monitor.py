@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxopt_lite import checks
 from jaxopt_lite.optimizers.moments import after, scalar_dtype
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.types import Array, OptState
@@ -51,7 +52,7 @@ def monitor(tx):
         return MonitorState(zero(), zero(), zero(), zero(), inner.init(params))
 
     def update(updates, state, params=None, **extra):
-        within.require_params("monitor", params)
+        checks.require_params("monitor", params)
         new, inner_state = inner.update(updates, state.inner_state, params, **extra)
         dtype = state.ratio.dtype
         g, u, p = (within.norm(t).astype(dtype) for t in (updates, new, params))

@@ -50,7 +50,7 @@ def sam(tx, *, rho: Scalar = 0.05):
     inner = within.adopt("sam", tx)
 
     def update(updates, state, params=None, *, grad_fn=None, **extra):
-        within.require_params("sam", params)
+        checks.require_params("sam", params)
         if grad_fn is None:
             raise ValueError(
                 "sam.update: the extra argument grad_fn is None, expected grad_fn(params) -> grads"
