@@ -6,8 +6,6 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate
@@ -20,7 +18,7 @@ class ScaleByBeliefState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
 
 
 @transformation
@@ -48,15 +46,15 @@ def scale_by_belief(
     def scalars(t, updates):
         c1, c2 = moments.bias_correction(b1, t), moments.bias_correction(b2, t)
         ahead = 1 / moments.bias_correction(b1, t + 1) if nesterov else None
-        return 1 / c1, 1 / jnp.sqrt(c2), ahead
+        return 1 / c1, 1 / c2, ahead
 
     def rule(g, p, s, mu, nu):
         first, second, ahead = s
         mu = moments.ema(mu, g, b1)
-        nu, _ = moments.second_moment(nu, g - mu, b2)
-        nu = jnp.where(nu < 0, nu, nu + eps_root)
+        # Added in this order, ν is overwritten in place; in any other XLA computes it twice and copies it first.
+        nu = b2 * nu + ((1 - b2) * moments.squared(g - mu) + moments.K**2 * eps_root)
         m = b1 * ahead * mu + (1 - b1) * first * g if nesterov else first * mu
-        return m / (second * moments.root_of(nu) + eps), mu, nu
+        return m / (moments.root_of(second * nu) + eps), mu, nu
 
     return elementwise(rule, ScaleByBeliefState, init=moments.two_moments, scalars=scalars)
 

@@ -11,14 +11,13 @@ from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate
 from jaxopt_lite.transformation import elementwise, transformation
-from jaxopt_lite.tree import abs2
 from jaxopt_lite.types import Mask, Params, Scalar, ScalarOrSchedule
 
 
 class ScaleByAdaDeltaState(NamedTuple):
     """Averages of squared gradients and of squared updates."""
 
-    e_g: Params  # like |params|; E[g²] itself while its root ≤ 2⁶⁰, see moments.second_moment
+    e_g: Params  # like |params|; k²·E[g²], see moments.second_moment
     e_x: Params  # like |params|
 
 
@@ -35,14 +34,13 @@ def scale_by_adadelta(rho: Scalar = 0.9, eps: Scalar = 1e-6):
     moments.check_rates("scale_by_adadelta", decays={"rho": rho}, epsilons={"eps": eps})
 
     def rule(g, p, s, e_g, e_x):
-        e_g, _ = moments.second_moment(e_g, g, rho)
-        k, a = moments.finite_range(e_g)
-        a = jnp.maximum(a + eps * k**2, jnp.finfo(a.dtype).tiny)
-        square = abs2(g * k)
+        e_g = moments.second_moment(e_g, g, rho)
+        a = jnp.maximum(e_g + moments.K**2 * eps, jnp.finfo(e_g.dtype).tiny)
+        square = moments.squared(g)
         e_x = rho * e_x + (1 - rho) * (e_x + eps) * (square / a)
         # (bₜ₋₁ + ε)/(aₜ + ε) from the new bₜ, so that XLA overwrites the old one in place.
         ratio = (e_x + rho * eps) / (rho * a + (1 - rho) * square)
-        return g * k * jnp.sqrt(jnp.maximum(ratio, jnp.finfo(ratio.dtype).tiny)), e_g, e_x
+        return moments.K * g * jnp.sqrt(jnp.maximum(ratio, jnp.finfo(ratio.dtype).tiny)), e_g, e_x
 
     zeros = lambda leaf: (moments.real_moment(leaf), moments.real_moment(leaf))
     return elementwise(rule, ScaleByAdaDeltaState, init=zeros)

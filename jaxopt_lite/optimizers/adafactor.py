@@ -24,7 +24,7 @@ from jaxopt_lite.types import Array, Mask, Params, Scalar, ScalarOrSchedule
 class FactoredState(NamedTuple):
     """Step count; second moments by row and column where a leaf is factored, by entry where it is not.
 
-    All in the form of moments.second_moment; what a leaf does not use has shape [1].
+    All are k²·v, see moments.second_moment; what a leaf does not use has shape [1].
     """
 
     count: Array  # [] int32
@@ -83,8 +83,7 @@ def scale_by_factored_rms(
         return 1 - weight, weight
 
     def accumulate(v, size, s):
-        v, _ = moments.second_moment(v, size, *s)
-        return jnp.where(v < 0, v, v + s[1] * epsilon)
+        return moments.second_moment(v, size, *s) + s[1] * (moments.K**2 * epsilon)
 
     def rule(g, p, s, v_row, v_col, v):
         axes = axes_of(g.shape)

@@ -19,7 +19,7 @@ from jaxopt_lite.types import Mask, Params, Scalar, ScalarOrSchedule
 class ScaleByRssState(NamedTuple):
     """The sum of squared gradients."""
 
-    sum_of_squares: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    sum_of_squares: Params  # like |params|; k²·v, see moments.second_moment
 
 
 @transformation
@@ -35,8 +35,8 @@ def scale_by_rss(initial_accumulator_value: Scalar = 0.1, eps: Scalar = 1e-7):
     checks.between("scale_by_rss", "initial_accumulator_value", initial_accumulator_value, 0, 1e30)
 
     def rule(g, p, s, total):
-        total, root = moments.second_moment(total, g, 1, 1)
-        return jnp.where(total == 0, 0, g / moments.add_under_root(root, eps)), total
+        total = moments.second_moment(total, g, 1, 1)
+        return jnp.where(total == 0, 0, g / moments.root_of(total, eps)), total
 
     init = lambda leaf: (moments.real_moment(leaf, initial_accumulator_value),)
     return elementwise(rule, ScaleByRssState, init=init)

@@ -22,7 +22,7 @@ class ScaleByAdamMiniState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # the leaf's shape with 1 on every shared axis; in the form of moments.second_moment
+    nu: Params  # the leaf's shape with 1 on every shared axis; k²·v, see moments.second_moment
 
 
 def neurons(leaf: Any) -> tuple[int, ...]:
@@ -46,13 +46,13 @@ def scale_by_adam_mini(
         return tuple(axis for axis in range(leaf.ndim) if axis not in kept)
 
     def scalars(t, updates):
-        return 1 / moments.bias_correction(b1, t), 1 / jnp.sqrt(moments.bias_correction(b2, t))
+        return 1 / moments.bias_correction(b1, t), 1 / moments.bias_correction(b2, t)
 
     def rule(g, p, s, mu, nu):
         first, second = s
         mu = moments.ema(mu, g, b1)
-        nu, root = moments.second_moment(nu, rms(g, shared(g)), b2)
-        return mu * (first / (second * root + eps)), mu, nu
+        nu = moments.second_moment(nu, rms(g, shared(g)), b2)
+        return mu * (first / (moments.root_of(second * nu) + eps)), mu, nu
 
     def init(leaf):
         axes = shared(leaf)

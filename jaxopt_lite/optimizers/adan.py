@@ -20,7 +20,7 @@ class ScaleByAdanState(NamedTuple):
 
     m: Params  # like params, float32 for 16-bit ones; of gradients
     v: Params  # like m; of differences of gradients
-    n: Params  # like |params|; n itself while √n ≤ 2⁶⁰, see moments.second_moment
+    n: Params  # like |params|; k²·n, see moments.second_moment
     g: Params  # like m; the last gradient
     t: Array  # [] int32
 
@@ -50,15 +50,15 @@ def scale_by_adan(
 
     def scalars(t, updates):
         c1, c2, c3 = (moments.bias_correction(b, t) for b in (b1, b2, b3))
-        return 1 / c1, b2 / c2, 1 / jnp.sqrt(c3), t > 1
+        return 1 / c1, b2 / c2, 1 / c3, t > 1
 
     def rule(g, p, s, m, v, n, last):
         first, second, third, later = s
         difference = jnp.where(later, g - last, 0)
         m = moments.ema(m, g, b1)
         v = moments.ema(v, difference, b2)
-        n, root = moments.second_moment(n, g + b2 * difference, b3)
-        u = (first * m + second * v) / (moments.add_under_root(third * root, eps_root) + eps)
+        n = moments.second_moment(n, g + b2 * difference, b3)
+        u = (first * m + second * v) / (moments.root_of(third * n, eps_root) + eps)
         return u, m, v, n, moments.after(g, v, n)
 
     zeros = moments.first_moment

@@ -5,8 +5,6 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate, value_at
@@ -21,7 +19,7 @@ class ScaleByAdemamixState(NamedTuple):
     count_m2: Array  # [] int32, for the schedules of b3 and alpha
     m1: Params  # like params, float32 for 16-bit ones; fast
     m2: Params  # like m1; slow
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
 
 
 @transformation
@@ -43,14 +41,14 @@ def scale_by_ademamix(
 
     def scalars(t, updates):
         c1, c2 = moments.bias_correction(b1, t), moments.bias_correction(b2, t)
-        return 1 / c1, 1 / jnp.sqrt(c2), value_at(alpha, t), value_at(b3, t) if callable(b3) else None
+        return 1 / c1, 1 / c2, value_at(alpha, t), value_at(b3, t) if callable(b3) else None
 
     def rule(g, p, s, m1, m2, nu):
         first, second, mix, slow = s
         m1 = moments.ema(m1, g, b1)
         m2 = moments.ema(m2, g, slow if callable(b3) else b3)
-        nu, root = moments.second_moment(nu, g, b2)
-        return (first * m1 + mix * m2) / (moments.add_under_root(second * root, eps_root) + eps), m1, m2, nu
+        nu = moments.second_moment(nu, g, b2)
+        return (first * m1 + mix * m2) / (moments.root_of(second * nu, eps_root) + eps), m1, m2, nu
 
     def init(leaf):
         m1, nu = moments.two_moments(leaf, mu_dtype)

@@ -19,7 +19,7 @@ class ScaleByAmsgradState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
     nu_max: Params  # like nu, of the corrected v
 
 
@@ -55,10 +55,9 @@ def scale_by_amsgrad(
     def rule(g, p, s, mu, nu, nu_max):
         first, second = s
         mu = moments.ema(mu, g, b1)
-        nu, _ = moments.second_moment(nu, g, b2)
-        nu_max = moments.larger_moment(nu_max, moments.scaled_moment(nu, second))
-        root = moments.add_under_root(moments.root_of(nu_max), eps_root)
-        return first * mu / (root + eps), mu, nu, nu_max
+        nu = moments.second_moment(nu, g, b2)
+        nu_max = jnp.maximum(nu_max, second * nu)
+        return first * mu / (moments.root_of(nu_max, eps_root) + eps), mu, nu, nu_max
 
     init = lambda leaf: (*moments.two_moments(leaf, mu_dtype), moments.real_moment(leaf))
     return elementwise(rule, ScaleByAmsgradState, init=init, scalars=scalars)

@@ -19,10 +19,10 @@ from jaxopt_lite.types import Array, Mask, Params, Scalar, ScalarOrSchedule
 
 
 class DoWGState(NamedTuple):
-    """The initial parameters, the weighted sum of squared gradient norms, the squared distance."""
+    """The initial parameters, the root of the weighted sum of squared gradient norms, the squared distance."""
 
     init_params: Params  # a copy
-    weighted_sq_norm_grads: Array  # [] float32; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    weighted_norm_grads: Array  # [] float32; √v, which no gradient makes overflow
     estim_sq_dist: Array  # [] float32
 
 
@@ -43,10 +43,10 @@ def scale_by_dowg(init_estim_sq_dist: Scalar | None = None, eps: Scalar = 1e-4):
         distance = tree.norm(params, minus=state.init_params).astype(dtype)
         squared = jnp.maximum(state.estim_sq_dist, distance * distance)
         size = jnp.sqrt(squared) * tree.norm(updates).astype(dtype)
-        total, root = moments.second_moment(state.weighted_sq_norm_grads, size, 1, 1)
+        root = moments.running_root(state.weighted_norm_grads, size, 1, 1)
         rate = squared / (root + eps)
         updates = jax.tree.map(lambda g: (rate * g.astype(tree.moment_dtype(g))).astype(g.dtype), updates)
-        return updates, DoWGState(state.init_params, total, squared)
+        return updates, DoWGState(state.init_params, root, squared)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

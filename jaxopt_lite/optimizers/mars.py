@@ -23,7 +23,7 @@ class ScaleByMarsState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
     previous: Params  # like mu
 
 
@@ -35,15 +35,15 @@ def scale_by_mars(b1: Scalar = 0.95, b2: Scalar = 0.99, gamma: Scalar = 0.025, e
 
     def scalars(t, updates):
         c1, c2 = moments.bias_correction(b1, t), moments.bias_correction(b2, t)
-        return 1 / c1, 1 / jnp.sqrt(c2), jnp.where(t == 1, 0, gamma * b1 / (1 - b1))
+        return 1 / c1, 1 / c2, jnp.where(t == 1, 0, gamma * b1 / (1 - b1))
 
     def rule(g, p, s, mu, nu, previous):
         first, second, ahead = s
         c = g + ahead * (g - previous)
         c = c * _shrink(c)
         mu = moments.ema(mu, c, b1)
-        nu, root = moments.second_moment(nu, c, b2)
-        return first * mu / (second * root + eps), mu, nu, moments.after(g, mu, nu)
+        nu = moments.second_moment(nu, c, b2)
+        return first * mu / (moments.root_of(second * nu) + eps), mu, nu, moments.after(g, mu, nu)
 
     init = lambda leaf: (*moments.two_moments(leaf), moments.first_moment(leaf))
     return elementwise(rule, ScaleByMarsState, init=init, scalars=scalars)

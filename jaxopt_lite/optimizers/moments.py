@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxopt_lite import checks
 from jaxopt_lite.tree import abs2, moment_dtype
 
+K = 2.0**-10  # second moments are stored times K², see second_moment
+
 
 def check_rates(name: str, *, decays: dict[str, Any], epsilons: dict[str, Any] | None = None) -> None:
     """Raise ``ValueError`` unless every decay lies in [0, 1) and every ε in [0, ∞] (arrays and schedules pass)."""
@@ -25,8 +27,8 @@ def first_moment(leaf: Any, dtype: Any = None, value: float = 0.0) -> jax.Array:
 
 
 def real_moment(leaf: Any, value: Any = 0.0) -> jax.Array:
-    """``value`` in the leaf's shape, real also for a complex leaf."""
-    return jnp.full_like(leaf, value, dtype=jnp.finfo(moment_dtype(leaf)).dtype)
+    """ν for v = ``value`` in the leaf's shape, real also for a complex leaf."""
+    return jnp.full_like(leaf, K**2 * value, dtype=jnp.finfo(moment_dtype(leaf)).dtype)
 
 
 def two_moments(leaf: Any, dtype: Any = None) -> tuple[jax.Array, jax.Array]:
@@ -51,59 +53,35 @@ def ema(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
     return decay * old + (1 - decay) * new
 
 
-def second_moment(nu: jax.Array, g: jax.Array, b2: Any, weight: Any = None) -> tuple[jax.Array, jax.Array]:
-    """One step of v = β₂·v + (1 − β₂)·|g|², as ``(nu, √v)``, finite for gradients up to 1e37 in float32.
+def squared(g: jax.Array) -> jax.Array:
+    """k²·|g|²: scaled before it is squared, so finite for |g| up to 1e22 in float32."""
+    # The select keeps XLA from turning (k·g)·(k·g) of a single entry into k²·(g·g), which overflows.
+    return abs2(K * g if g.size > 1 else jnp.where(jnp.isnan(g), g, K * g))
 
-    v itself overflows when |g| passes 1.8e19. So ``nu`` is v while v ≤ T² and −(v·s²) beyond, where T = 2⁶⁰
-    ≈ 1e18 and s = 2⁻⁶² (2⁵⁰⁸, 2⁻⁵¹⁰ in float64): such entries are scaled before they are squared, and the
-    sign says so. √v is at least the root of the smallest normal number, 1e-19: no division by 0, and a finite
-    derivative. ``weight`` replaces 1 − β₂.
+
+def second_moment(nu: jax.Array, g: jax.Array, b2: Any, weight: Any = None) -> jax.Array:
+    """One step of v = β₂·v + (1 − β₂)·|g|², kept as ν = k²·v; ``weight`` replaces 1 − β₂.
+
+    v itself would be infinite where |g| passes 1.8e19. What k costs at the other end are gradients below 4e-15
+    (β₂ = 0.999), far below every ε in use.
     """
-    top, s = _limits(nu)
-    weight = 1 - b2 if weight is None else weight
-    # The select keeps XLA from turning (g·s)·(g·s) of a single entry into g·g·s², which overflows.
-    small = g * s if g.size > 1 else jnp.where(jnp.isnan(g), g, g * s)
-    scaled = b2 * jnp.where(nu < 0, -nu, nu * s**2) + weight * abs2(small)
-    v = jnp.where(nu < 0, scaled / s**2, b2 * nu + weight * abs2(g))
-    nu = jnp.where(v <= top**2, v, -scaled)
-    return nu, root_of(nu)
+    return b2 * nu + (1 - b2 if weight is None else weight) * squared(g)
 
 
-def root_of(nu: jax.Array) -> jax.Array:
-    """√v from what ``second_moment`` stores; from the new value alone, so that XLA updates it in place."""
-    _, s = _limits(nu)
-    return jnp.sqrt(jnp.maximum(jnp.abs(nu), jnp.finfo(nu.dtype).tiny)) * jnp.where(nu < 0, 1 / s, 1.0)
+def root_of(nu: jax.Array, eps: Any = 0.0) -> jax.Array:
+    """√(v + ε) from ν = k²·v.
+
+    At least the root of the smallest normal number over k, 1e-16: no division by 0, and a finite derivative.
+    From the new ν alone, so that XLA updates it in place.
+    """
+    return jnp.sqrt(jnp.maximum(nu + K**2 * eps, jnp.finfo(nu.dtype).tiny)) * (1 / K)
 
 
-def scaled_moment(nu: jax.Array, factor: Any) -> jax.Array:
-    """factor·v in the form of ``second_moment``; ``factor`` ≥ 0."""
-    top, s = _limits(nu)
-    scaled = jnp.where(nu < 0, -nu, nu * s**2) * factor
-    return jnp.where(scaled > (top * s) ** 2, -scaled, jnp.where(nu < 0, scaled / s**2, nu * factor))
-
-
-def larger_moment(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The larger of two v in the form of ``second_moment``."""
-    low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-    return jnp.where(low < 0, low, high)
-
-
-def smaller_moment(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The smaller of two v in the form of ``second_moment``."""
-    low, high = jnp.minimum(a, b), jnp.maximum(a, b)
-    return jnp.where(low < 0, high, low)
-
-
-def _limits(nu: jax.Array) -> tuple[float, float]:
-    """T and s of ``second_moment``: beyond T² it stores −(v·s²)."""
-    top = 2.0 ** (jnp.finfo(nu.dtype).maxexp // 2 - 4)
-    return top, 1 / (4 * top)
-
-
-def finite_range(nu: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``(k, v·k²)`` with k a power of two, 1 but for huge v, such that v·k² and (g·k)² are finite."""
-    _, s = _limits(nu)
-    return jnp.where(nu < 0, s, 1.0), jnp.abs(nu)
+def running_root(root: jax.Array, x: jax.Array, b2: Any, weight: Any) -> jax.Array:
+    """√(β₂·root² + weight·x²) for x ≥ 0, by the larger of the two: no magnitude overflows, such as a norm's."""
+    unit = jnp.maximum(jnp.maximum(root, x), jnp.finfo(root.dtype).tiny)
+    squares = b2 * (root / unit) ** 2 + weight * (x / unit) ** 2
+    return unit * jnp.sqrt(jnp.maximum(squares, jnp.finfo(root.dtype).tiny))
 
 
 def after(x: jax.Array, *others: jax.Array) -> jax.Array:
@@ -116,15 +94,6 @@ def after(x: jax.Array, *others: jax.Array) -> jax.Array:
     for other in others:
         never = never | (other.real < -jnp.inf)
     return jnp.where(never, 0, x)
-
-
-def add_under_root(root: jax.Array, eps: Any) -> jax.Array:
-    """√(root² + ε), without squaring where ε can no longer matter."""
-    if isinstance(eps, (int, float)) and eps == 0:
-        return root
-    top = 2.0 ** (jnp.finfo(root.dtype).maxexp // 2 - 4)
-    near = jnp.minimum(root, top)
-    return jnp.where(root > top, root, jnp.sqrt(jnp.maximum(near * near + eps, jnp.finfo(root.dtype).tiny)))
 
 
 def bias_correction(decay: Any, t: jax.Array) -> jax.Array:

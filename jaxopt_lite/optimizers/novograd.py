@@ -21,7 +21,7 @@ class ScaleByNovogradState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # [] per leaf; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    root: Params  # [] per leaf; √v, which no gradient makes overflow
 
 
 @transformation
@@ -43,12 +43,13 @@ def scale_by_novograd(
     def scalars(t, updates):
         return jnp.where(t == 1, 0, b2), jnp.where(t == 1, 1, 1 - b2), value_at(weight_decay, t)
 
-    def rule(g, p, s, on, mu, nu):
+    def rule(g, p, s, on, mu, root):
         kept, added, decay = s
-        nu, root = moments.second_moment(nu, norm(g), kept, added)
-        h = g * (1 / (moments.add_under_root(root, eps_root) + eps))
+        root = moments.running_root(root, norm(g), kept, added)
+        size = moments.running_root(root, jnp.sqrt(eps_root), 1, 1)
+        h = g * (1 / (jnp.maximum(size, jnp.finfo(size.dtype).tiny) + eps))
         mu = b1 * mu + (h + decay * p if on else h)
-        return mu, mu, nu
+        return mu, mu, root
 
     def init(leaf):
         return moments.first_moment(leaf, mu_dtype), jnp.zeros([], jnp.finfo(moment_dtype(leaf)).dtype)

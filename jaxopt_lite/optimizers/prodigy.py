@@ -22,7 +22,7 @@ class ProdigyState(NamedTuple):
     """Both moments of d·g, the weighted sum of gradients, the initial parameters, d and its numerator, the count."""
 
     exp_avg: Params  # like params, float32 for 16-bit ones
-    exp_avg_sq: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    exp_avg_sq: Params  # like |params|; k²·v, see moments.second_moment
     grad_sum: Params  # like exp_avg
     params0: Params  # a copy
     estim_lr: Array  # [] float32
@@ -78,7 +78,7 @@ def prodigy(
     def accumulate(g, m, v, s, p0, p, d, weight):
         g, p0, p = (x.astype(m.dtype) for x in (g, p0, p))
         m = moments.ema(m, d * g, b1)
-        v, _ = moments.second_moment(v, d * g, b2)
+        v = moments.second_moment(v, d * g, b2)
         s = b3 * s + weight * g
         return m, v, s, jnp.sum((g.conj() * (p0 - p)).real), jnp.sum(jnp.abs(s))
 

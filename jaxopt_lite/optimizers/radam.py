@@ -47,14 +47,14 @@ def scale_by_radam(
     def scalars(t, updates):
         c1, c2 = moments.bias_correction(b1, t), moments.bias_correction(b2, t)
         ahead = 1 / moments.bias_correction(b1, t + 1) if nesterov else None
-        return 1 / c1, 1 / jnp.sqrt(c2), ahead, *rectification(b2, t, threshold)
+        return 1 / c1, 1 / c2, ahead, *rectification(b2, t, threshold)
 
     def rule(g, p, s, mu, nu):
         first, second, ahead, ready, r = s
         mu = moments.ema(mu, g, b1)
-        nu, root = moments.second_moment(nu, g, b2)
+        nu = moments.second_moment(nu, g, b2)
         m = b1 * ahead * mu + (1 - b1) * first * g if nesterov else first * mu
-        denominator = moments.add_under_root(second * root, eps_root) + eps
+        denominator = moments.root_of(second * nu, eps_root) + eps
         return m * jnp.where(ready, r / denominator, 1), mu, nu
 
     return elementwise(rule, ScaleByAdamState, init=moments.two_moments, scalars=scalars)

@@ -20,21 +20,21 @@ from jaxopt_lite.types import Array, Mask, Params, Scalar, ScalarOrSchedule
 class ScaleByRmsState(NamedTuple):
     """The average of squared gradients."""
 
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
 
 
 class ScaleByRmsWithCountState(NamedTuple):
     """Step count and the average of squared gradients."""
 
     count: Array  # [] int32
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
 
 
 class ScaleByRStdDevState(NamedTuple):
     """Averages of gradients and of their squares."""
 
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
 
 
 class ScaleByRStdDevWithCountState(NamedTuple):
@@ -42,7 +42,7 @@ class ScaleByRStdDevWithCountState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; v itself while √v ≤ 2⁶⁰, see moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
 
 
 @transformation
@@ -65,8 +65,8 @@ def scale_by_rms(
     _check("scale_by_rms", decay, eps, initial_scale)
 
     def rule(g, p, s, nu):
-        nu, root = moments.second_moment(nu, g, decay)
-        return g / _with_eps(root * s if bias_correction else root, eps, eps_in_sqrt), nu
+        nu = moments.second_moment(nu, g, decay)
+        return g / _root(nu * s if bias_correction else nu, eps, eps_in_sqrt), nu
 
     state = ScaleByRmsWithCountState if bias_correction else ScaleByRmsState
     init = lambda leaf: (moments.real_moment(leaf, initial_scale),)
@@ -96,14 +96,10 @@ def scale_by_stddev(
 
     def rule(g, p, s, mu, nu):
         mu = moments.ema(mu, g, decay)
-        nu, root = moments.second_moment(nu, g, decay)
-        mean = jnp.abs(mu)
-        if bias_correction:
-            root, mean = root * s, mean * s**2
-        # √(v − m²) by its factors, since v may exceed float32's range.
-        difference = jnp.maximum(root - mean, jnp.finfo(root.dtype).tiny)
-        deviation = jnp.sqrt(difference) * jnp.sqrt(root + mean)
-        return g / _with_eps(deviation, eps, eps_in_sqrt), mu, nu
+        nu = moments.second_moment(nu, g, decay)
+        v, mean = (nu * s, mu * s) if bias_correction else (nu, mu)
+        variance = jnp.maximum(v - moments.squared(mean), 0)
+        return g / _root(variance, eps, eps_in_sqrt), mu, nu
 
     state = ScaleByRStdDevWithCountState if bias_correction else ScaleByRStdDevState
     init = lambda leaf: (moments.first_moment(leaf), moments.real_moment(leaf, initial_scale))
@@ -116,12 +112,12 @@ def _check(name, decay, eps, initial_scale):
 
 
 def _correction(decay):
-    """1 / √(1 − βᵗ), which the root of v is multiplied by."""
-    return lambda t, updates: 1 / jnp.sqrt(moments.bias_correction(decay, t))
+    """1 / (1 − βᵗ), which the averages are multiplied by."""
+    return lambda t, updates: 1 / moments.bias_correction(decay, t)
 
 
-def _with_eps(root, eps, inside):
-    return moments.add_under_root(root, eps) if inside else root + eps
+def _root(nu, eps, inside):
+    return moments.root_of(nu, eps) if inside else moments.root_of(nu) + eps
 
 
 @transformation

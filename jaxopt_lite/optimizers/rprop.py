@@ -13,6 +13,7 @@ from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
 from jaxopt_lite.optimizers.scale import scale
 from jaxopt_lite.transformation import elementwise, transformation
+from jaxopt_lite.tree import moment_dtype
 from jaxopt_lite.types import Params, Scalar, ScalarOrSchedule
 
 
@@ -49,7 +50,8 @@ def scale_by_rprop(
 
     def init(leaf):
         first = learning_rate(jnp.zeros([], jnp.int32)) if callable(learning_rate) else learning_rate
-        return moments.real_moment(leaf, first), moments.first_moment(leaf)
+        sizes = jnp.full_like(leaf, first, dtype=jnp.finfo(moment_dtype(leaf)).dtype)
+        return sizes, moments.first_moment(leaf)
 
     return elementwise(rule, ScaleByRpropState, init=init)
 

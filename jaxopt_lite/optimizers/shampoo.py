@@ -30,7 +30,7 @@ class ShampooState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; in the form of moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
     left: Params  # [..., rows, columns, a, a], [0, 0] beside a vector
     right: Params  # [..., rows, columns, b, b]
     scale: Params  # [..., rows, columns, 1, 1]
@@ -61,9 +61,9 @@ def scale_by_shampoo(
     def rule(g, p, s, mu, nu, left, right, scale, *roots):
         due, first, second = s
         mu = moments.ema(mu, g, b1)
-        nu, root = moments.second_moment(nu, g, b2)
+        nu = moments.second_moment(nu, g, b2)
         m = first * mu
-        adam = m / (second * root + GRAFT_EPS)
+        adam = m / (moments.root_of(second**2 * nu) + GRAFT_EPS)
         if not left.size:
             return adam, mu, nu, left, right, scale, *roots
         with kronecker.HIGHEST:

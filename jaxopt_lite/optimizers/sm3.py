@@ -7,7 +7,6 @@ from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 
 from jaxopt_lite import checks
 from jaxopt_lite.compose import chain
@@ -21,7 +20,7 @@ from jaxopt_lite.types import Mask, Params, Scalar, ScalarOrSchedule
 class ScaleBySM3State(NamedTuple):
     """Accumulators along each axis, and momentum (the names are optax's)."""
 
-    mu: Params  # a list per leaf: [nᵢ] for each axis i, [] for a 0-d leaf; in the form of moments.second_moment
+    mu: Params  # a list per leaf: [nᵢ] for each axis i, [] for a 0-d leaf; k²·v, see moments.second_moment
     nu: Params  # like params, float32 for 16-bit ones
 
 
@@ -42,8 +41,8 @@ def scale_by_sm3(b1: Scalar = 0.9, b2: Scalar = 1.0, eps: Scalar = 1e-8):
 
     def rule(g, p, s, accumulators, momentum):
         spread = [a.reshape(_along(i, g.shape)) for i, a in enumerate(accumulators)]
-        v, root = moments.second_moment(reduce(moments.smaller_moment, spread), g, b2, weight)
-        u = jnp.where(v == 0, 0, g / moments.add_under_root(root, eps))
+        v = moments.second_moment(reduce(jnp.minimum, spread), g, b2, weight)
+        u = jnp.where(v == 0, 0, g / moments.root_of(v, eps))
         momentum = moments.ema(momentum, u, b1)
         return momentum, _largest(v), momentum
 
@@ -61,17 +60,11 @@ def _along(axis: int, shape: tuple) -> tuple:
 
 
 def _largest(v):
-    """For each axis the largest v along all others; that of huge ones, which are negative, only where there are any."""
+    """For each axis the largest v along all others."""
     if v.ndim < 2:
         return [v]
     others = [tuple(i for i in range(v.ndim) if i != axis) for axis in range(v.ndim)]
-    high = [jnp.max(v, axes, initial=0) for axes in others]
-
-    def with_huge(v):
-        low = [jnp.min(v, axes, initial=0) for axes in others]
-        return [jnp.where(a < 0, a, b) for a, b in zip(low, high, strict=True)]
-
-    return lax.cond(jnp.min(v, initial=0) < 0, with_huge, lambda v: high, v)
+    return [jnp.max(v, axes, initial=0) for axes in others]
 
 
 @transformation

@@ -25,7 +25,7 @@ class SoapState(NamedTuple):
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
-    nu: Params  # like |params|; in the form of moments.second_moment
+    nu: Params  # like |params|; k²·v, see moments.second_moment
     left: Params  # [..., m, m]
     right: Params  # [..., n, n]
     scale: Params  # [..., 1, 1], or a 0-d one beside a vector
@@ -54,7 +54,7 @@ def scale_by_soap(
         k = jnp.maximum(t - 1, 1)  # Adam's steps: the first gradient is none
         due = jnp.where((t - 1) % precondition_every == 0, REFRESH, KEEP)
         action = jnp.where(t == 1, BUILD, due)
-        return action, 1 / moments.bias_correction(b1, k), 1 / jnp.sqrt(moments.bias_correction(b2, k))
+        return action, 1 / moments.bias_correction(b1, k), 1 / moments.bias_correction(b2, k)
 
     def rule(g, p, s, mu, nu, left, right, scale, *bases):
         action, first, second = s
@@ -62,8 +62,10 @@ def scale_by_soap(
         with kronecker.HIGHEST:
             rotated = kronecker.both_sides(back[0], g, back[1])
             new_mu = moments.ema(mu, rotated, b1)
-            new_nu, root = moments.second_moment(nu, rotated, b2)
-            u = kronecker.both_sides(forth[0], first * new_mu / (second * root + eps), forth[1])
+            new_nu = moments.second_moment(nu, rotated, b2)
+            u = kronecker.both_sides(
+                forth[0], first * new_mu / (moments.root_of(second * new_nu) + eps), forth[1]
+            )
             building = action == BUILD
             u = jnp.where(building, 0 * g, u)  # a NaN stays one
             mu, nu = (jnp.where(building, 0, x) for x in (new_mu, new_nu))

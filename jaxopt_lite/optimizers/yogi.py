@@ -39,14 +39,14 @@ def scale_by_yogi(
     checks.between("scale_by_yogi", "initial_accumulator_value", initial_accumulator_value, 0, 1e30)
 
     def scalars(t, updates):
-        return 1 / moments.bias_correction(b1, t), 1 / jnp.sqrt(moments.bias_correction(b2, t))
+        return 1 / moments.bias_correction(b1, t), 1 / moments.bias_correction(b2, t)
 
     def rule(g, p, s, mu, nu):
         first, second = s
         mu = moments.ema(mu, g, b1)
-        grows = jnp.sign(jnp.abs(g) - jnp.where(nu == 0, 0, moments.root_of(nu)))
-        nu, root = moments.second_moment(nu, g, 1, (1 - b2) * grows)
-        return first * mu / (moments.add_under_root(second * root, eps_root) + eps), mu, nu
+        square = moments.squared(g)
+        nu = nu + (1 - b2) * jnp.sign(square - nu) * square
+        return first * mu / (moments.root_of(second * nu, eps_root) + eps), mu, nu
 
     init = lambda leaf: (
         moments.first_moment(leaf),

@@ -13,7 +13,7 @@ from jax import lax
 from jaxopt_lite.precision import nibbles
 from jaxopt_lite.precision.blocks import check_block, spread, tile_of
 from jaxopt_lite.precision.codec import Codec, codec
-from jaxopt_lite.precision.grids import Grid, codes, companded, roots, square, squares, tile_scale, wide
+from jaxopt_lite.precision.grids import Grid, codes, companded, square, squares, tile_scale, wide
 from jaxopt_lite.precision.rounding import dither, spacing
 from jaxopt_lite.types import Array
 
@@ -74,8 +74,7 @@ def uint8_sqrt_codec(block: tuple[int, int] = (8, 128)):
 
     1 byte an entry and 4 a tile. √v̂ is within s/255 of √v, within ½ % of it near s and 4 % at s/100. No v > 0 comes
     back as 0, which m/√v could not bear: below s/65,025 √v̂ is larger than √v, so that steps become smaller. Zero
-    comes back exactly. Negative entries are read as ``optimizers.moments.second_moment`` writes v beyond 1e36, and
-    come back so. A NaN or inf makes its whole tile NaN. With a key, v̂ is right on average.
+    comes back exactly. A negative entry, NaN or inf makes its whole tile NaN. With a key, v̂ is right on average.
 
     >>> uint8_sqrt_codec().decode(uint8_sqrt_codec().encode(jnp.array([4.0, 1e-20, 0.0]))).tolist()
     [4.0, 9.46017930658627e-10, 0.0]
@@ -117,7 +116,7 @@ def _signed_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
 
 def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
     def encode(v: Array, key: Any = None) -> Blocks:
-        code, scale = codes(roots(wide(v)), grid, block, key)
+        code, scale = codes(jnp.sqrt(wide(v)), grid, block, key)
         return Blocks(_pack(code, jnp.uint8, packed), scale)
 
     def decode(stored: Blocks) -> Array:
@@ -157,7 +156,7 @@ def fp8_sqrt_codec(block: tuple[int, int] = (8, 128)):
     block = check_block("fp8_sqrt_codec", block)
 
     def encode(v: Array, key: Any = None) -> Blocks:
-        root = roots(wide(v))
+        root = jnp.sqrt(wide(v))
         scale, divisor = tile_scale(root, tile_of(root.shape, block))
         least = jnp.where(root > 0, FP8_LEAST / FP8_TOP, 0)
         return Blocks(_to_fp8(jnp.maximum(root / divisor, least), key), scale)

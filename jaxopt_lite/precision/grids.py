@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxopt_lite.optimizers.moments import _limits, root_of
 from jaxopt_lite.precision.blocks import block_max, spread, tile_of
 from jaxopt_lite.precision.rounding import dither
 from jaxopt_lite.types import Array
@@ -55,20 +54,10 @@ def codes(x: Array, grid: Grid, block: tuple[int, int], key: Any) -> tuple[Array
     return jnp.where(x > 0, jnp.clip(code, grid.least, grid.top), 0), scale
 
 
-def roots(v: Array) -> Array:
-    """√v for v in the form of ``moments.second_moment``, exactly 0 for 0; NaN stays."""
-    return jnp.where(v == 0, 0, root_of(v))
-
-
 def squares(root: Array) -> Array:
-    """Undo ``roots``: above 0 where the root is, and −(v·s²) where v itself would be infinite."""
+    """root², finite, and above 0 where the root is."""
     info = jnp.finfo(root.dtype)
-    _, s = _limits(root)
-    huge = root > float(info.max) ** 0.5 * (1 - 1e-6)
-    near = jnp.where(huge, 0, root)
-    plain = jnp.where(root == 0, 0, jnp.maximum(near * near, float(info.tiny)))
-    scaled = jnp.where(huge, root, 0) * s
-    return jnp.where(huge, -(scaled * scaled), plain)
+    return jnp.where(root == 0, 0, jnp.clip(root * root, float(info.tiny), float(info.max)))
 
 
 def wide(x: Array) -> Array:

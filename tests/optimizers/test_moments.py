@@ -53,7 +53,7 @@ def reference(path, b2):
 PATHS = [
     [1.0, -2.0, 0.5, 0.0, 3.0],
     [1e20, 1.0, 1e20, 0.0, 1e10, 1.0],
-    [3e37, -3e37, 0.0],
+    [1e22, -1e22, 0.0],
     [1e17, 1e18, 1.2e18, 5e18, 1e19, 1e17],
     [1e-12, 1e20, 1e-12, 0.0],
 ]
@@ -65,67 +65,43 @@ def test_second_moments_of_any_magnitude(path, b2):
     step = jax.jit(lambda nu, g: moments.second_moment(nu, g, b2))
     nu, got = jnp.float32(0), []
     for g in np.float32(path):
-        nu, root = step(nu, g)
+        nu = step(nu, g)
         assert jnp.isfinite(nu)
-        assert root == moments.root_of(nu)
-        got.append(root)
+        got.append(moments.root_of(nu))
     np.testing.assert_allclose(got, reference(np.float32(path), b2), rtol=2e-6)
 
 
-def test_a_huge_moment_becomes_an_ordinary_one_again():
-    step = jax.jit(lambda nu, g: moments.second_moment(nu, g, 0.5)[0])
-    nu = step(jnp.float32(0), jnp.float32(1e20))
-    assert nu < 0
-    for _ in range(200):
-        nu = step(nu, jnp.float32(1.0))
-    np.testing.assert_allclose(nu, 1.0, rtol=1e-6)
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e20, 1e35])
+def test_running_root_of_any_magnitude(scale):
+    path = np.float32(scale) * np.float32([0.0, 1.0, 3.0, 0.0, 1e-6])
+    step, root, got = jax.jit(lambda root, x: moments.running_root(root, x, 0.5, 0.5)), jnp.float32(0), []
+    for x in path:
+        root = step(root, x)
+        got.append(root)
+    np.testing.assert_allclose(got, reference(path, 0.5), rtol=1e-6)
 
 
 def test_second_moments_of_complex_entries_are_real():
     g = jnp.array([3 + 4j, 3e20 + 4e20j], jnp.complex64)
-    nu, root = moments.second_moment(jnp.zeros(2), g, 0.0)
+    nu = moments.second_moment(jnp.zeros(2), g, 0.0)
     assert nu.dtype == jnp.float32
-    np.testing.assert_allclose(root, [5, 5e20], rtol=1e-6)
+    np.testing.assert_allclose(moments.root_of(nu), [5, 5e20], rtol=1e-6)
 
 
 def test_the_root_of_0_is_no_divisor_of_0_and_has_a_finite_slope():
-    nu, root = moments.second_moment(jnp.zeros(()), jnp.zeros(()), 0.999)
+    nu = moments.second_moment(jnp.zeros(()), jnp.zeros(()), 0.999)
     assert nu == 0
-    assert 0 < root < 1e-18
-    slope = jax.grad(lambda g: g / moments.second_moment(jnp.zeros(()), g, 0.999)[1])(0.0)
+    assert 0 < moments.root_of(nu) < 1.2e-16
+    slope = jax.grad(lambda g: g / moments.root_of(moments.second_moment(jnp.zeros(()), g, 0.999)))(0.0)
     assert jnp.isfinite(slope)
 
 
-def stored(values):
-    """√v as a moment in its stored form."""
-    nu, _ = moments.second_moment(jnp.zeros(len(values)), jnp.array(values, jnp.float32), 0.0)
-    return nu
-
-
-def test_moments_compare_and_scale_in_their_stored_form():
-    a, b = stored([1.0, 1e20, 3.0, 1e20, 2e20]), stored([2.0, 1.0, 1e20, 2e20, 1e20])
-    roots = lambda nu: np.asarray(moments.root_of(nu), np.float64)
-    np.testing.assert_allclose(roots(moments.larger_moment(a, b)), [2, 1e20, 1e20, 2e20, 2e20], rtol=1e-6)
-    np.testing.assert_allclose(roots(moments.smaller_moment(a, b)), [1, 1, 3, 1e20, 1e20], rtol=1e-6)
-    for factor in (4.0, 1e-4, 1e-30, 1e6):
-        expected = np.sqrt(factor) * np.array([1.0, 1e20, 1e18])
-        np.testing.assert_allclose(
-            roots(moments.scaled_moment(stored([1.0, 1e20, 1e18]), factor)), expected, rtol=1e-6
-        )
-
-
-def test_finite_range_is_the_square_of_a_scaled_gradient():
-    g = jnp.array([2.0, 1e20])
-    k, square = moments.finite_range(stored([2.0, 1e20]))
-    np.testing.assert_allclose((g * k) ** 2, square, rtol=1e-6)
-    assert k[0] == 1
-
-
 @pytest.mark.parametrize("eps", [0, 0.0, 1e-8, 2.0, jnp.float32(1e-3)], ids=str)
-def test_add_under_root(eps):
-    root = jnp.array([0.0, 1.0, 1e10, 1e30])
+def test_root_of_v_plus_eps(eps):
+    root = jnp.array([0.0, 1.0, 1e10, 1e21])
+    nu = moments.second_moment(jnp.zeros(4), root, 0.0)
     expected = np.sqrt(np.float64(root) ** 2 + float(eps))
-    np.testing.assert_allclose(moments.add_under_root(root, eps), expected, rtol=1e-6, atol=1.1e-19)
+    np.testing.assert_allclose(moments.root_of(nu, eps), expected, rtol=1e-6, atol=1.2e-16)
 
 
 def test_after_is_the_value_itself():
@@ -138,7 +114,7 @@ def test_slots_have_the_right_dtypes():
     assert [x.dtype for x in moments.two_moments(half)] == [jnp.float32, jnp.float32]
     assert [x.dtype for x in moments.two_moments(half, jnp.bfloat16)] == [jnp.bfloat16, jnp.float32]
     assert [x.dtype for x in moments.two_moments(turn, jnp.bfloat16)] == [jnp.complex64, jnp.float32]
-    assert moments.real_moment(turn, 0.5).tolist() == [0.5, 0.5]
+    assert (moments.real_moment(turn, 0.5) / moments.K**2).tolist() == [0.5, 0.5]
     assert moments.first_moment(half, value=2.0).tolist() == [2, 2]
     assert moments.scalar_dtype({"a": half, "b": turn}) == jnp.float32
     assert moments.scalar_dtype({}) == jnp.float32

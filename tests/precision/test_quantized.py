@@ -151,7 +151,7 @@ def test_laws():
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_huge_and_tiny_gradients(codec):
     tx = jol.quantize_state(jol.adam(1e-2), codec, min_size=1)
-    for size in (1e-30, 1e-15, 1e18, 1e30):
+    for size in (1e-30, 1e-15, 1e18, 1e20):
         grads = [jax.tree.map(lambda g, size=size: jnp.sign(g) * size, g) for g in GRADS]
         updates, state, _ = steps(tx, grads)
         chex.assert_tree_all_finite((updates, state))
