@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import devices
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,12 +103,12 @@ def next_byte_loss(params, windows, config):
     return linear_softmax_cross_entropy(hidden, head, windows[:, 1:], transpose_kernel=True, reduction="mean")
 
 
-def evaluator(loss_fn, batch, sharding=None):
+def evaluator(loss_fn, batch, sharding):
     """``evaluate(params, windows)``: the mean loss over windows, in bits per byte."""
     loss_fn = jax.jit(loss_fn)
 
     def evaluate(params, windows):
-        batches = jax.device_put(np.split(windows, len(windows) // batch), sharding)
+        batches = devices.put(np.split(windows, len(windows) // batch), sharding)
         return np.mean([float(loss_fn(params, part)) for part in batches]) / np.log(2)
 
     return evaluate

@@ -3,9 +3,12 @@
 python examples/pretrain_gpt.py                   # two minutes on two CPU cores
 python examples/pretrain_gpt.py --preset gpu      # for one GPU or TPU
 python examples/pretrain_gpt.py --resume          # go on from the last checkpoint, to the same bits
+python examples/pretrain_gpt.py --mesh data=2,fsdp=4              # eight devices; on a CPU, eight parts of it
+python examples/pretrain_gpt.py --mesh data=2,fsdp=4 --processes 2             # in two processes
+python examples/pretrain_gpt.py --mesh data=8,fsdp=64 --processes cluster      # the same line on every host
 
-Every batch is shared out over all devices. The loss curve and the checkpoints go to ./out; a run without
---resume replaces them.
+Every batch and the optimizer's state are shared out over all devices, parameters over those of "fsdp". The loss
+curve and the checkpoints go to ./out; a run without --resume replaces them.
 """
 
 import argparse
@@ -16,12 +19,12 @@ import time
 import zlib
 from pathlib import Path
 
+import devices
 import gpt
 import jax
 import jax.numpy as jnp
 import numpy as np
 import text
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -50,7 +53,7 @@ def train(run, start, settings, step_fn, sample, evaluate, save):
     # CPU devices share one pool of threads, in which programs that run ahead can starve each other's collectives.
     ahead = 1 if jax.default_backend() == "cpu" and jax.device_count() > 1 else LOG_EVERY
     due = lambda step, every: step % every == 0 or step == steps
-    with tqdm(total=steps, initial=start, unit="step") as bar:
+    with tqdm(total=steps, initial=start, unit="step", disable=jax.process_index() > 0) as bar:
         for step in range(start + 1, steps + 1):
             run["params"], run["state"], loss = step_fn(run["params"], run["state"], sample(step))
             pending.append(loss)
@@ -80,16 +83,6 @@ def plot(path, run, entropy):
     figure.savefig(path, dpi=120)
 
 
-def placements(batch):
-    """Where arrays lie on a mesh of all devices: whole on each of them, or shared out by rows."""
-    devices = jax.devices()
-    print(f"device: {devices[0].device_kind} ({devices[0].platform}), {len(devices)} in all")
-    if batch % len(devices):
-        raise ValueError(f"batch is {batch}, expected a multiple of the number of devices, {len(devices)}")
-    mesh = Mesh(devices, ("data",))
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-
-
 def continuation(params, data, key, config):
     """What the model writes after the first ``def`` of the validation text that has enough before it."""
     end = data.tobytes().index(b"\ndef ", config.length) + len(b"\ndef ")
@@ -98,38 +91,42 @@ def continuation(params, data, key, config):
     return "def " + bytes(written.tolist()).decode(errors="replace")
 
 
-def main(*, preset="cpu", out="out", resume=False, check=True, seed=0, **sizes):
+def main(*, preset="cpu", out="out", mesh=None, resume=False, check=True, seed=0, **sizes):
     """Train, sample, plot; ``sizes`` replace entries of the preset. Returns the figures and the whole run."""
     began, settings, folder = time.perf_counter(), PRESETS[preset] | sizes, Path(out, "pretrain_gpt")
     batch, steps = settings["batch"], settings["steps"]
     config = gpt.Config(*(settings[name] for name in gpt.Config._fields))
-    everywhere, shared = placements(batch)
-    data = text.read_text()
+    mesh, data = devices.mesh_of(mesh, batch), text.read_text()
     key_init, key_data, key_sample = jax.random.split(jax.random.key(seed), 3)
 
-    params = jax.device_put(gpt.init(key_init, config), everywhere)
-    tx = optimizer(settings["learning_rate"], steps)
-    run = {"params": params, "state": jax.device_put(tx.init(params), everywhere), **NO_LOSSES}
+    init, tx = functools.partial(gpt.init, config=config), optimizer(settings["learning_rate"], steps)
+    places = devices.Places(mesh, jax.eval_shape(init, key_init), tx)
+    params = jax.jit(init, out_shardings=places.params)(key_init)
+    run = {"params": params, "state": jax.jit(tx.init, out_shardings=places.state)(params), **NO_LOSSES}
     identity = settings | {"seed": seed, "text": zlib.crc32(data.train)}
     start, run = (resume and checkpoint.restore(folder, run, identity)) or (0, run)
-    if start == 0:
+    if start == 0 and jax.process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{size:,} parameters, {len(data.train):,} bytes to train on, from step {start} to {steps}")
 
     loss_fn = functools.partial(gpt.next_byte_loss, config=config)
-    bytes_there = jax.device_put(data.train, everywhere)
-    sample = text.sampler(bytes_there, batch, config.length + 1, key_data, shared)
-    evaluate = gpt.evaluator(loss_fn, batch, shared)
+    step_fn = places.keep(jol.make_step(loss_fn, tx))
+    sample = text.sampler(
+        devices.put(data.train, places.whole), batch, config.length + 1, key_data, places.rows
+    )
+    evaluate = gpt.evaluator(loss_fn, batch, places.rows)
     held_out = text.windows(data.validation, 64 * batch, config.length + 1)
     some = functools.partial(evaluate, windows=held_out[::4])
     save = functools.partial(checkpoint.save, folder, identity=identity)
-    run = train(run, start, settings, jol.make_step(loss_fn, tx), sample, some, save)
+    run = train(run, start, settings, step_fn, sample, some, save)
 
     bits, entropy = evaluate(run["params"], held_out), text.unigram_entropy(data.validation)
-    plot(picture := Path(out, "pretrain_gpt.png"), run, entropy)
-    print(f"sampled: {continuation(run['params'], data.validation, key_sample, config)}")
-    print(f"loss curve: {picture}, {time.perf_counter() - began:.0f} s in all")
+    whole = jax.jit(lambda params: params, out_shardings=places.whole)(run["params"])
+    print(f"sampled: {continuation(whole, data.validation, key_sample, config)}")
+    if jax.process_index() == 0:
+        plot(picture := Path(out, "pretrain_gpt.png"), run, entropy)
+        print(f"loss curve: {picture}, {time.perf_counter() - began:.0f} s in all")
     print(
         f"validation loss: {bits:.4f} bits per byte, {bits / entropy:.3f} × the unigram entropy {entropy:.4f}"
     )
@@ -141,9 +138,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--out", default="out", help="folder for the loss curve and the checkpoints")
+    parser.add_argument("--mesh", help='devices by axis, "data=2,fsdp=4"; by default all along data')
+    parser.add_argument("--processes", help='2 here; "cluster"; or "host:port,count,rank"')
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.add_argument("--no-check", dest="check", action="store_false", help="no assertion at the end")
     parser.add_argument("--seed", type=int, default=0)
     for name, value in CPU.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=argparse.SUPPRESS)
-    main(**vars(parser.parse_args()))
+    arguments = vars(parser.parse_args())
+    devices.start(arguments["mesh"], arguments.pop("processes"))
+    main(**arguments)

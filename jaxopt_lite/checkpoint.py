@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 KEEP = 3
 
@@ -40,11 +41,12 @@ def save(directory: str | os.PathLike, step: int, tree: Any, identity: Identity)
     Args:
       directory: where the checkpoints lie.
       step: the number of the step, the checkpoint's name.
-      tree: arrays of any dtype, typed random keys and zero-size arrays included.
+      tree: arrays of any dtype, typed random keys and zero-size arrays included; on one process or spread over
+        many, which then all call.
       identity: a flat dict of strings and ints that must be equal for this checkpoint to be resumed.
     """
     ocp, root = _orbax(directory)
-    leaves = jax.device_get([_plain(leaf) for leaf in jax.tree.leaves(tree)])
+    leaves = jax.device_get([_whole(_plain(leaf)) for leaf in jax.tree.leaves(tree)])
     leaves = [np.asarray(leaf) for leaf in leaves]
     specs = [[leaf.dtype.name, list(leaf.shape)] for leaf in leaves]
     record = {"identity": identity, "specs": specs, "digest": _digest(identity, specs, leaves)}
@@ -135,6 +137,13 @@ def _is_key(leaf: Any) -> bool:
 
 def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _whole(leaf: Any) -> Any:
+    """The array on this host, also where other processes hold parts of it; these must then save too."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _placed(leaf: np.ndarray, like: Any) -> Any:
