@@ -87,7 +87,7 @@ def launch(count):
     """Run this same command in ``count`` processes on this machine's CPU; the exit code of the first that failed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(free.getsockname()[1])
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     command, env = [sys.executable, *sys.argv, "--processes"], os.environ | {"JAX_PLATFORMS": "cpu"}
     each = [subprocess.Popen([*command, f"{address},{count},{rank}"], env=env) for rank in range(count)]
     try:
