@@ -39,11 +39,11 @@ def _paired(predictions: Any, targets: Any) -> tuple[Any, Any]:
     return predictions, targets
 
 
-def _probabilities(predictions: jax.Array, are_logits: bool) -> tuple[jax.Array, jax.Array]:
-    """p and 1 − p."""
-    if are_logits and predictions.shape[-1] == 1:
+def _probabilities(predictions: jax.Array, are_logits: bool, axis: int) -> tuple[jax.Array, jax.Array]:
+    """p and 1 − p, of classes along ``axis``."""
+    if are_logits and predictions.shape[axis] == 1:
         return jax.nn.sigmoid(predictions), jax.nn.sigmoid(-predictions)
-    p = jax.nn.softmax(predictions, axis=-1) if are_logits else predictions
+    p = jax.nn.softmax(predictions, axis=axis) if are_logits else predictions
     return p, 1 - p
 
 
@@ -63,12 +63,16 @@ def _overlap(
     where, pixels = split_mask(name, where, jnp.asarray(predictions)[..., 0], axes)
     pixels = None if pixels is None else pixels[..., None]
     hidden = {"axis": (*axes, last), "classes": pixels, "predictions": predictions, "targets": targets}
-    x, t = entries(name, where, weights, **hidden)
-    p, not_p = _probabilities(x, are_logits)
+    # Pixels last: sums along contiguous pixels take a third less time than along a few classes.
+    place = min(1, last)
+    x, t = (jnp.moveaxis(a, -1, place) for a in entries(name, where, weights, **hidden))
+    p, not_p = _probabilities(x, are_logits, place)
     if pixels is not None:
-        p = jnp.where(pixels, p, 0)
-    hits, false_positives, false_negatives = (jnp.sum(a, axis=axes) for a in (p * t, p * (1 - t), not_p * t))
-    return _Overlap(hits, false_positives, false_negatives, jnp.sum(t, axis=tuple(range(last))), where)
+        p = jnp.where(jnp.moveaxis(pixels, -1, place), p, 0)
+    over = [i + (i >= place) for i in axes]
+    summed = lambda a: jnp.moveaxis(jnp.sum(a, axis=over), place - (0 in axes), -1)
+    frequencies = jnp.sum(t, axis=[i for i in range(last + 1) if i != place])
+    return _Overlap(summed(p * t), summed(p * (1 - t)), summed(not_p * t), frequencies, where)
 
 
 def _mean_over_classes(
