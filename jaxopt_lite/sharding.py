@@ -2,14 +2,17 @@
 
 [1] Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
     SC 2020, arXiv:1910.02054, section 5.1.
+[2] Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982, section 2.3.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_lite import tree
@@ -92,6 +95,57 @@ def zero_shardings(tx: GradientTransformation, params: Params, mesh: Mesh, axis:
     leaves, shapes = jax.tree.leaves(params), _shapes(params)
     shardings = [_spread(leaf.shape, _spec_on(mesh, leaf), mesh, axes) for leaf in map(_like_array, leaves)]
     return _map_state(tx, shapes, shardings, lambda array: _spread(array.shape, (), mesh, axes))
+
+
+def on_mesh() -> bool:
+    """Whether there are several devices to share work out to: under ``jax.set_mesh``, outside ``shard_map``."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and not mesh.manual_axes and mesh.size > 1
+
+
+def share_out(f: Callable, stack: jax.Array) -> jax.Array:
+    """``f`` of a stack of matrices [batch, m, n], of which each device computes whole ones, its share [2].
+
+    One exchange brings every device its matrices, whose rows or columns are spread over the mesh, and one takes the
+    results back; in between there is no communication. A single matrix goes to all devices. Off a mesh it is
+    ``f(stack)``.
+    """
+    if not on_mesh() or not stack.size:
+        return f(stack)
+    mesh = jax.sharding.get_abstract_mesh()
+    dimension, axes = _shares(mesh, stack.shape)
+    extra = -len(stack) % _count(mesh, axes)
+    spread = PartitionSpec(*(axes or None if i == dimension else None for i in range(3)))
+
+    def local(part):
+        if not axes:
+            return f(part)
+        whole = jax.lax.all_to_all(part, axes, 0, dimension, tiled=True)
+        return jax.lax.all_to_all(f(whole), axes, dimension, 0, tiled=True)
+
+    placed = jnp.pad(stack, ((0, extra), (0, 0), (0, 0)))
+    placed = jax.sharding.reshard(placed, spread) if mesh.explicit_axes else placed
+    done = jax.shard_map(local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(placed)
+    done = jax.sharding.reshard(done, jax.typeof(stack).sharding) if mesh.explicit_axes else done
+    return done[: len(stack)]
+
+
+def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``y`` where ``x`` lies, whatever ``share_out`` makes of it later; where types tell it is there already."""
+    typed = jax.sharding.get_abstract_mesh().explicit_axes
+    return shard_alike(x, y)[1] if on_mesh() and not typed else y
+
+
+def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:
+    """Which dimension of [batch, m, n] is exchanged for the batch, and the mesh axes over which the batch is split.
+
+    The smallest shares, then the fewest parts; inner axes first, since the outer ones often hold copies.
+    """
+    names = mesh.axis_names[::-1]
+    subsets = [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
+    fits = [(i, axes) for axes in subsets for i in (1, 2) if shape[i] % _count(mesh, axes) == 0]
+    parts = lambda axes: _count(mesh, axes)
+    return min(fits, key=lambda fit: (-(-shape[0] // parts(fit[1])), parts(fit[1])))
 
 
 def _like_array(leaf: Any) -> Any:

@@ -143,7 +143,50 @@ def a_scan_keeps_them():
     assert "all-gather" not in steps.lower(placed, state).compile().as_text()
 
 
+LAYERS = {f"up{i}": (64, 128) for i in range(5)} | {f"out{i}": (64, 64) for i in range(8)}
+LAYERS |= {"stack": (3, 64, 128), "lone": (256, 64), "bias": (64,)}
+
+
+def muon_shares_its_matrices_out(axis_type):
+    """One exchange there and one back for each shape, one gather of the lone matrix, no sum of Gram matrices."""
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(axis_type,) * 2)
+    params = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in LAYERS.items()}
+    spec = lambda x: P(*(None,) * (x.ndim - 2), "fsdp")
+    places = jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), params)
+    for tx in [optimizers.muon(0.1), optimizers.normuon(0.1)][: 2 if axis_type == AxisType.Auto else 1]:
+        expected, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        with jax.set_mesh(mesh):
+            placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+            state = jax.jit(tx.init, out_shardings=shardings)(placed)
+            update = jax.jit(lambda *trees, tx=tx: tx.update(*trees)).lower(placed, state, placed).compile()
+            updates, state = update(placed, state, placed)
+            update(placed, state, placed)
+        equivalent(state, shardings)
+        for name in LAYERS:
+            np.testing.assert_allclose(updates[name], expected[name], rtol=0, atol=2e-6)
+        found = re.findall(KINDS, update.as_text())
+        gathers = 3 if axis_type == AxisType.Explicit else 1  # updates come back where their gradient lay
+        assert found.count("all-to-all") == 4, found
+        assert found.count("all-gather") == gathers, found
+        assert len(found) == 4 + gathers or "normuon" in repr(tx), found  # whose norms are sums
+
+
+KINDS = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+
+
+def shards_are_clipped_by_their_joint_norm():
+    tree = {name: x for name, x in random_tree().items() if x.ndim and len(x) % 8 == 0}
+    expected, _ = jol.clip_by_global_norm(1.0).update(tree, ())
+    for axes, spec in [("data", P("data")), (("data", "model"), P(("data", "model")))]:
+        tx = jol.clip_by_global_norm(1.0, axis_name=axes)
+        local = jax.shard_map(lambda g, tx=tx: tx.update(g, ())[0], mesh=MESH, in_specs=spec, out_specs=spec)
+        close(jax.jit(local)(tree), expected)
+
+
 if __name__ == "__main__":
     everything()
+    shards_are_clipped_by_their_joint_norm()
+    muon_shares_its_matrices_out(AxisType.Auto)
+    muon_shares_its_matrices_out(AxisType.Explicit)
     zero_keeps_a_training_step_whole()
     a_scan_keeps_them()

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers
 from jaxopt_lite.precision import quantize_state
-from jaxopt_lite.sharding import state_shardings, zero_shardings
+from jaxopt_lite.sharding import _shares, on_mesh, share_out, state_shardings, zero_shardings
 
 MESH = AbstractMesh((4, 2), ("data", "model"))
 
@@ -162,5 +162,22 @@ def test_messages():
 
 def test_on_eight_devices():
     script = pathlib.Path(__file__).with_name("mesh_sharding.py")
-    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, env=flags)
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, env=env)
+
+
+def test_matrices_are_shared_out_by_the_smallest_shares_then_the_fewest_parts():
+    pod = AbstractMesh((4, 2), ("data", "fsdp"))
+    assert _shares(pod, (5, 64, 64)) == (1, ("fsdp", "data"))
+    assert _shares(pod, (4, 64, 64)) == (1, ("data",))
+    assert _shares(pod, (16, 3, 64)) == (2, ("fsdp", "data"))
+    assert _shares(pod, (16, 3, 6)) == (2, ("fsdp",))
+    assert _shares(pod, (16, 3, 5))[1] == _shares(pod, (1, 64, 64))[1] == ()
+
+
+def test_off_a_mesh_nothing_is_shared_out():
+    assert not on_mesh()
+    assert share_out(lambda x: x.shape, jnp.ones((5, 3, 2))) == (5, 3, 2)
+    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+        assert not on_mesh()

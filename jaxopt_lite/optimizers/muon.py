@@ -5,6 +5,7 @@
 [2] Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982: "match_rms_adamw" and weight decay.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_lite import checks, tree
+from jaxopt_lite import checks, sharding, tree
 from jaxopt_lite.compose import chain, partition
 from jaxopt_lite.optimizers import matrices, moments
 from jaxopt_lite.optimizers.adam import adamw
@@ -77,7 +78,7 @@ def momentum_rule(momentum: Scalar, nesterov: bool) -> Callable[[Array, Array], 
     @jax.jit
     def average(g, mu):
         wide = g.astype(mu.dtype)
-        mu = moments.ema(mu, wide, momentum)
+        mu = sharding.placed_like(mu, moments.ema(mu, wide, momentum))
         return (moments.ema(mu, wide, momentum) if nesterov else mu), mu
 
     return average
@@ -97,23 +98,27 @@ def orthogonal_momentum(
 
 
 def orthogonalize_all(views: list[Array], coefficients: Coefficients) -> list[Array]:
-    """``orthogonalize`` of every [batch, m, n], in one call for several small ones of the same shape."""
+    """``orthogonalize`` of every [batch, m, n], in one call for several small ones of the same shape.
+
+    On a mesh in one call for all of the same shape, of which each device computes its share.
+    """
     done: dict[int, Array] = {}
-    for group in _groups(views):
+    for group in _groups(views, math.inf if sharding.on_mesh() else STACK_BYTES):
         stack = views[group[0]] if len(group) == 1 else jnp.concatenate([views[i] for i in group])
         ends = [sum(len(views[i]) for i in group[:k]) for k in range(1, len(group))]
-        done |= zip(group, jnp.split(orthogonalize(stack, coefficients), ends), strict=True)
+        u = sharding.share_out(lambda x: orthogonalize(x, coefficients), stack)
+        done |= zip(group, jnp.split(u, ends), strict=True)
     return [done[i] for i in range(len(views))]
 
 
-def _groups(views: list[Array]) -> list[list[int]]:
-    """Places of arrays that share shape and dtype, in runs of up to ``STACK_BYTES``."""
+def _groups(views: list[Array], most: float = STACK_BYTES) -> list[list[int]]:
+    """Places of arrays that share shape and dtype, in runs of at ``most`` so many bytes."""
     groups: list[list[int]] = []
     open_groups: dict[Any, tuple[list[int], int]] = {}
     for i, x in enumerate(views):
         key = (*x.shape[1:], x.dtype)
         group, size = open_groups.get(key, (None, 0))
-        if group is None or size + _bytes(x) > STACK_BYTES:
+        if group is None or size + _bytes(x) > most:
             group, size = [], 0
             groups.append(group)
         group.append(i)
@@ -152,7 +157,8 @@ def muon(
 
     A kernel is [in, out]; leaves of higher rank are stacks of kernels [..., in, out]. A stack of biases
     [layers, out] looks like a kernel: say so with ``matrix_axes={"bias": None}``. Embeddings and heads are
-    often better off with AdamW too.
+    often better off with AdamW too. On a mesh call ``update`` under ``jax.set_mesh``: matrices of one shape are then
+    shared out, each to one device, instead of being multiplied in parts.
 
     # deviation from [1]: its M is a sum, not an average, which is the same direction; no bfloat16.
 
