@@ -9,7 +9,7 @@ from jaxopt_lite.types import Array
 
 
 class Nibbles(NamedTuple):
-    """Entries of neighbouring rows in one byte; in rank 1 of neighbours, in rank 0 alone."""
+    """Row i of the first half of the rows with row i of the second, in rank 1 entries; in rank 0 one alone."""
 
     pairs: Array | None  # uint8, half as long along the axis before the last (rank 1: the last)
     rest: Array | None  # uint8, the last entry along that axis where their number is odd
@@ -21,24 +21,19 @@ def pack(x: Array) -> Nibbles:
     if x.ndim == 0:
         return Nibbles(None, x)
     axis = max(x.ndim - 2, 0)
-    count = x.shape[axis]
-    split = (*x.shape[:axis], count // 2, 2, *x.shape[axis + 1 :])
-    even = lax.slice_in_dim(x, 0, count // 2 * 2, axis=axis).reshape(split)
-    first, second = (lax.index_in_dim(even, i, axis + 1, keepdims=False) for i in range(2))
-    rest = lax.slice_in_dim(x, count - 1, count, axis=axis) if count % 2 else None
-    return Nibbles(first | (second << 4), rest)
+    half, odd = divmod(x.shape[axis], 2)
+    first, second, rest = (
+        lax.slice_in_dim(x, start, start + length, axis=axis)
+        for start, length in ((0, half), (half, half), (2 * half, odd))
+    )
+    return Nibbles(first | (second << 4), rest if odd else None)
 
 
 def unpack(packed: Nibbles, *, signed: bool) -> Array:
     """The integers as int32, −8 … 7 if ``signed``, else 0 … 15."""
     pairs, rest = packed
-    if pairs is None:
-        assert rest is not None
-        x = rest
-    else:
-        axis = max(pairs.ndim - 2, 0)
-        both = jnp.stack([pairs & 15, pairs >> 4], axis + 1)
-        x = both.reshape((*pairs.shape[:axis], 2 * pairs.shape[axis], *pairs.shape[axis + 1 :]))
-        x = x if rest is None else jnp.concatenate([x, rest], axis)
+    parts = [] if pairs is None else [pairs & 15, pairs >> 4]
+    parts += [] if rest is None else [rest]
+    x = lax.concatenate(parts, max(parts[0].ndim - 2, 0)) if len(parts) > 1 else parts[0]
     x = x.astype(jnp.int32)
     return (x ^ 8) - 8 if signed else x
