@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_lite.testing.transformation_case import DEFAULT_ARGUMENTS, required
+from jaxopt_lite.testing.transformation_case import DEFAULT_ARGUMENTS, loss_arguments, required
 
 IMPORTS = "import jax, jax.numpy as jnp, optax, optax.contrib\n"
 TREE = 'p = {{"bias": jnp.full((3,), 0.5, {d}), "kernel": jnp.full((4, 3), 0.5, {d})}}\n'
@@ -25,24 +25,6 @@ RAISES = (
     "assert fault is not None\n"
 )  # fmt: skip
 UPDATE = "tx = {make}; s = tx.init(p)\n"
-
-# What is a choice rather than a slip is said beside the accusation.
-NOTES = {
-    "mixed_dtypes": "the state's dtype changes at step 2: a recompilation, and an error in scan.",
-    "bfloat16_tracks_float32": "state in the parameter's dtype is optax's documented choice; this is its price.",
-    "learning_rate_kinds": "JAX's promotion: a float32 array times bfloat16 is float32, a Python float is not.",
-    "labels_out_of_range": "optax documents labels in range only; what happens outside is not said.",
-    "shape_mismatch_raises": "optax checks dtypes, and lets NumPy broadcasting decide about shapes.",
-    "huge_gradients": "1e20² overflows float32: such a step is lost or infinite, where 1e19 is not.",
-    "complex64": "few optimizers of optax say whether they are meant for complex parameters.",
-    "zero_size_leaves": "leaves without entries are rare, but one of them is enough.",
-    "init_equals_eval_shape": "optax promises arrays only; all but these take shapes as well.",
-    "zero_predictions": "an epsilon can be given; the default is 0.",
-    "descends": "with learning rate 0.01 (or its default), 200 steps.",
-    "survives_donation": "the state holds the very arrays of the parameters; jnp.copy in init would do.",
-    "gradient_has_the_arguments_dtype": "bfloat16 or float16 inputs.",
-    "sixteen_bit_is_accurate": "the result is rounded to 16 bits and sums are taken in them.",
-}
 
 
 def claims_of(name, item):
@@ -60,21 +42,6 @@ def claims_of(name, item):
     return {"decays"} if moves else set()
 
 
-# Not checked: their update needs the value of the loss, or the loss itself, which a five-line script has no room for.
-NEED_MORE = {
-    "lbfgs", "polyak_sgd", "scale_by_polyak", "momo", "momo_adam", "hutchinson_estimator_diag_hessian", "sophia",
-    "reduce_on_plateau",
-}  # fmt: skip
-# Laws that an item is not meant to keep, and why it is no fault.
-EXEMPT = {
-    "scale_by_rprop": {"descends": "a part: rprop turns its sign"},
-    "keep_params_nonnegative": {
-        "descends": "stands after the learning rate",
-        "complex64": "orders the parameters",
-        "zero_gradient_gives_zero_update": "moves negative parameters, as named",
-    },
-    "set_to_zero": {"descends": "never moves, as named", "huge_gradients": "zero, as named"},
-}
 LOSS_CLAIMS = {
     "kl_divergence": {"log_probabilities"},
     "convex_kl_divergence": {"log_probabilities"},
@@ -112,12 +79,26 @@ def scripts(law, case):
         return
     names = required(case.factory)
     arguments = ", ".join(f"{n}={DEFAULT_ARGUMENTS[n]}" for n in names)
-    make = f"{case.name}({arguments})"
-    rate = f"{case.name}(learning_rate=jnp.float32(0.25))"
+    make, lines = with_loss(case, f"{case.name}({arguments})")
+    rate, _ = with_loss(case, f"{case.name}(learning_rate=jnp.float32(0.25))")
     for template in TRANSFORMATIONS.get(law, ()):
         for halves in itertools.permutations(HALVES) if "{h}" in template else [(None, None)]:
             text = template.replace("{h}", str(halves[0])).replace("{make}", make).replace("{rate}", rate)
-            yield IMPORTS + text.replace("{{", "{").replace("}}", "}")
+            text = text if case.sign < 0 else text.replace("p = p + u", "p = p - 0.01 * u")
+            yield IMPORTS + lines + text.replace("{{", "{").replace("}}", "}")
+
+
+def with_loss(case, make):
+    """The transformation with its extra arguments put in: those of a loss whose gradient at p is g."""
+    if case.extra is None:
+        return make, ""
+    words = "value=1.0, grad=g, value_fn=loss(g, p)" if case.extra is loss_arguments else "obj_fn=loss(g, p)"
+    bound = f"bind({make})"
+    return bound, (
+        "loss = lambda g, p: lambda q: 1.0 + sum(((x - y) * (h + 0.5 * (x - y))).sum() "
+        "for x, y, h in zip(*map(jax.tree.leaves, (q, p, g))))\n"
+        f"bind = lambda t: optax.GradientTransformation(t.init, lambda g, s, p: t.update(g, s, p, {words}))\n"
+    )
 
 
 def _tree(dtype):
@@ -153,6 +134,8 @@ TRANSFORMATIONS = {
         WIDE + UPDATE + "u, _ = tx.update(p, s, p)\n"
         f"assert {AVALS.replace('{tree}', 'u')} != {AVALS.replace('{tree}', 'p')} "
         f"or not {FINITE.replace('{tree}', 'u')}\n",
+        'p = {{"a": jnp.ones((4, 3)), "b": jnp.ones((3, 4))}}\n'
+        + UPDATE + RAISES.replace("{call}", "tx.update(p, s, p)"),
     ),
     "state_is_a_fixed_point": (
         WIDE + UPDATE + "_, t = jax.jit(tx.update)(p, s, p)\nkinds = lambda s: [str(jax.typeof(x)) + str(getattr("
@@ -223,13 +206,10 @@ TRANSFORMATIONS = {
         f"assert {AVALS.replace('{tree}', '(u, t)')} != {AVALS.replace('{tree}', '(p, s)')}\n",
         _tree("{h}") + "tx = {make}\n" + RAISES.replace("{call}", "tx.update(p, tx.init(p), p)"),
     ),
-    "mixed_dtypes": (
-        "p = jnp.full((4, 3), 0.5, jnp.bfloat16); g = p.astype(jnp.float32)\n" + UPDATE + "_, t = tx.update(g, s, p)\n"
-        f"assert {AVALS.replace('{tree}', 't')} != {AVALS.replace('{tree}', 's')}\n",
-        "p = jnp.full((4, 3), 0.5, jnp.float32); g = p.astype(jnp.bfloat16)\n" + UPDATE + "_, t = tx.update(g, s, p)\n"
-        f"assert {AVALS.replace('{tree}', 't')} != {AVALS.replace('{tree}', 's')}\n",
-        "p = jnp.full((4, 3), 0.5, jnp.bfloat16); g = p.astype(jnp.float32)\n" + UPDATE
-        + RAISES.replace("{call}", "tx.update(g, s, p)"),
+    "mixed_dtypes": tuple(
+        f"p = jnp.full((4, 3), 0.5, jnp.{p}); g = p.astype(jnp.{g})\n" + UPDATE
+        + RAISES.replace("{call}", "jax.lax.scan(lambda s, _: tx.update(g, s, p)[::-1], s, None, length=2)")
+        for p, g in (("bfloat16", "float32"), ("float32", "bfloat16"))
     ),
     "bfloat16_tracks_float32": tuple(t.replace("{h}", "jnp.bfloat16") for t in _TRACKS),
     "float16_tracks_float32": tuple(t.replace("{h}", "jnp.float16") for t in _TRACKS),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxopt_lite.sharding import state_shardings
 from jaxopt_lite.testing import trees
 from jaxopt_lite.testing.compare import expect, expect_close, paths, temporary_bytes
 from jaxopt_lite.testing.report import NotRun
@@ -26,16 +27,18 @@ def _sharded(case: Case) -> dict[str, Any]:
 
 
 def _split(tree: Any, mesh: Mesh) -> Any:
-    """Arrays whose first axis has a multiple of eight entries split along it; the others whole everywhere."""
+    """Shardings that split a first axis of a multiple of eight entries; other arrays are whole everywhere."""
     spec = lambda x: PartitionSpec("data") if x.ndim and x.shape[0] % DEVICES == 0 else PartitionSpec()
-    return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec(x))), tree)
+    return jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), tree)
 
 
 def _compile_sharded(case: Case) -> dict[str, Any]:
+    """The state lies where `state_shardings` puts it: moments with their parameter, what is no parameter's whole."""
     mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("data",))
     params = trees.from_shapes({"bias": (16,), "kernel": (8, 16)})
-    grads, state = case.gradients(1, params)[0], case.tx.init(params)
-    arguments = tuple(_split(tree, mesh) for tree in (grads, state, params))
+    grads, state, split = case.gradients(1, params)[0], case.tx.init(params), _split(params, mesh)
+    places = split, state_shardings(case.tx, params, split), split
+    arguments = jax.device_put((grads, state, params), places)
     with jax.set_mesh(mesh):
         compiled = jax.jit(case.update).lower(*arguments).compile()
         updates, after = compiled(*arguments)

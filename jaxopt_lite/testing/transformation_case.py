@@ -73,8 +73,9 @@ def name_of(item: Any) -> str:
 class TransformationCase:
     """A transformation (or the factory of one) with what the laws need to know about it.
 
-    ``extra(value_fn, params)`` returns the extra arguments of ``update`` where it needs some; ``value_fn`` is a
-    function of the parameters whose gradient at ``params`` is the gradient passed. ``oracle(params,
+    ``extra(value_fn, params)`` returns the extra arguments of ``update``; ``value_fn`` is a function of the
+    parameters whose gradient at ``params`` is the gradient passed. Where ``update`` asks for some and none are
+    given, it gets optax's usual ones (`loss_arguments`). ``oracle(params,
     gradients)`` takes a float64 NumPy tree and a list of them and returns the list of updates, all asked for at
     these same parameters. Claims: see `jaxopt_lite.testing.claims`.
 
@@ -97,7 +98,7 @@ class TransformationCase:
     ):
         if not callable(item) and not is_transformation(item):
             raise TypeError(f"expected a transformation or a factory of one, got {type(item).__name__}")
-        self.item, self.extra, self.oracle = item, extra, oracle
+        self.item, self.given_extra, self.oracle = item, extra, oracle
         self.factory = None if is_transformation(item) else item
         self.params = trees.default_params() if params is None else params
         self.claims = parse_claims(claims, TRANSFORMATION_CLAIMS)
@@ -113,11 +114,34 @@ class TransformationCase:
         """The transformation itself."""
         return build(self.factory) if self.factory else self.item
 
+    @cached_property
+    def extra(self) -> Callable[..., dict[str, Any]] | None:
+        """What makes the extra arguments of ``update``: as given, or the first usual ones without which it refuses."""
+        if self.given_extra is not None or self.remember("traces", lambda: self._traces(None)):
+            return self.given_extra
+        return next(filter(self._traces, (loss_arguments, curvature_arguments)), None)
+
+    def _traces(self, extra: Callable[..., dict[str, Any]] | None) -> bool:
+        """Whether ``update`` can be traced with these extra arguments."""
+        try:
+            known = {} if extra is None else extra(lambda q: _dot(q, q), self.params)
+            update = lambda g, s, p: self.tx.update(g, s, p, **known)
+            jax.eval_shape(update, self.params, self.tx.init(self.params), self.params)
+        except Exception:
+            return False
+        return True
+
+    @cached_property
+    def traceable(self) -> bool:
+        """Whether ``update`` can be traced."""
+        return self.extra is not self.given_extra or self.remember("traces", lambda: self._traces(self.extra))
+
     def update(self, grads: Any, state: Any, params: Any, value: Any = 1.0) -> tuple[Any, Any]:
         """``tx.update`` with its extra arguments; ``value`` is the loss at ``params``."""
         if self.extra is None:
             return self.tx.update(grads, state, params)
-        model = lambda q: value + _dot(grads, q) - _dot(grads, params) + 0.5 * _square(q, params)
+        moved = lambda q: jax.tree.map(jnp.subtract, q, params)
+        model = lambda q: value + _dot(grads, moved(q)) + 0.5 * _dot(moved(q), moved(q))
         return self.tx.update(grads, state, params, **self.extra(model, params))
 
     def update_and_apply(self, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
@@ -136,15 +160,6 @@ class TransformationCase:
     def shapes(self, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         """Shapes and dtypes of an update, without compiling."""
         return jax.eval_shape(self.update, grads, state, params)
-
-    @cached_property
-    def traceable(self) -> bool:
-        """Whether ``update`` can be traced."""
-        try:
-            jax.eval_shape(self.update, self.params, self.tx.init(self.params), self.params)
-        except Exception:
-            return False
-        return True
 
     def gradients(self, steps: int, params: Any = None, seed: int = 0) -> list[Any]:
         """Random gradients for so many steps, in the dtypes of the parameters."""
@@ -205,7 +220,18 @@ class TransformationCase:
         if factory.__name__.startswith("scale_by_") and factory.__name__ != "scale_by_learning_rate":
             return True
         names = set(inspect.signature(factory).parameters)
-        return not names & (INNER | set(DEFAULT_ARGUMENTS))
+        return not names & INNER and not any("learning_rate" in n or n in DEFAULT_ARGUMENTS for n in names)
+
+
+def loss_arguments(value_fn: Callable[[Any], Any], params: Any) -> dict[str, Any]:
+    """The extra arguments of optax's line searches and Polyak steps."""
+    value, grad = jax.value_and_grad(value_fn)(params)
+    return {"value": value, "grad": jax.tree.map(jnp.conj, grad), "value_fn": value_fn}
+
+
+def curvature_arguments(value_fn: Callable[[Any], Any], params: Any) -> dict[str, Any]:
+    """The extra argument of optax's estimators of curvature."""
+    return {"obj_fn": value_fn}
 
 
 def _is_public(factory: Any) -> bool:
@@ -224,7 +250,3 @@ def _factory_of(tx: Any) -> Any:
 
 def _dot(a: Any, b: Any) -> Any:
     return sum(jnp.sum((jnp.conj(x) * y).real) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-
-
-def _square(a: Any, b: Any) -> Any:
-    return sum(jnp.sum(jnp.abs(x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))

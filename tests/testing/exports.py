@@ -274,7 +274,7 @@ def loss_row(inputs, *claims, options=None, **facts):
 
 COUPLED = FLOATS | {"couples_examples", "temporaries<=64"}
 CLASSES = {"shift_invariant"}
-HEAD = {"kernel": jnp.asarray(RNG.normal(size=(4, C)), jnp.float32)}
+HEAD = {"kernel": RNG.normal(size=(4, C)).astype(np.float32)}
 HEADED = FLOATS | {"temporaries<=64"}
 FUSED = {
     "forward_equals_reverse": "the backward pass recomputes the logits: a reverse rule only",

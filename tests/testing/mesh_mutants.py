@@ -1,4 +1,7 @@
-"""Wrong on a mesh of eight devices only. Run as a script, since the devices must be asked for before JAX starts."""
+"""Wrong on a mesh of eight devices only. Run as a script, since the devices must be asked for before JAX starts.
+
+The script prints the verdicts on these, on right items, and on everything we export.
+"""
 
 import json
 import sys
@@ -10,7 +13,7 @@ from jax.sharding import PartitionSpec
 from jaxopt_lite.testing import TransformationCase as Case
 from jaxopt_lite.testing import transformation_laws
 from jaxopt_lite.testing.report import run_laws
-from tests.testing import mutants, right
+from tests.testing import exports, mutants, right
 from tests.testing.right import LR, descend, momentum, stateless, with_slot
 
 
@@ -61,6 +64,14 @@ def verdicts():
         yield name, broken, sorted(expected), str(report)
 
 
+def verdicts_on_exports():
+    """For every export the mesh laws that it breaks (it should break none) and how many hold."""
+    for name in exports.checked():
+        laws = {law: transformation_laws[law] for law in mutants.MESH if law in exports.laws_for(name)}
+        report = run_laws(exports.transformation(name), laws)
+        yield name, [r.law for r in report.failures], len(report.passed), str(report)
+
+
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    json.dump(list(verdicts()), sys.stdout)
+    json.dump({"items": list(verdicts()), "exports": list(verdicts_on_exports())}, sys.stdout)

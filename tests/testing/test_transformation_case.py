@@ -1,8 +1,10 @@
 """Cases build factories, run steps, and know which way updates point."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jaxopt_lite as jol
@@ -58,6 +60,32 @@ def test_extra_arguments_come_from_the_gradient_and_the_parameters():
     case.update({"w": jnp.full(2, 3.0)}, (), case.params, 5.0)
     assert (float(seen["value"]), float(seen["at"])) == (5.0, 5.0)
     assert float(seen["further"]) == 5.0 + 2 * 3.0 + 0.5 * 2
+
+
+@pytest.mark.parametrize(
+    ("factory", "names"),
+    [
+        (optax.polyak_sgd, {"value", "grad", "value_fn"}),
+        (optax.contrib.sophia, {"obj_fn"}),
+        (optax.sgd, None),
+    ],
+)
+def test_usual_extra_arguments_are_given_where_update_refuses_without(factory, names):
+    case = TransformationCase(factory)
+    assert case.traceable
+    found = case.extra and set(case.extra(lambda q: jnp.sum(q["bias"]), case.params))
+    assert found == names
+    assert check_transformation(factory, laws=["structure_kept", "descends"]).passed
+
+
+def test_the_value_survives_a_huge_gradient():
+    seen = []
+    tx = optax.GradientTransformationExtraArgs(
+        lambda p: (), lambda g, s, p, *, value: (seen.append(value), (g, s))[1]
+    )
+    case = TransformationCase(tx, extra=lambda fn, params: {"value": fn(params)})
+    case.update(jax.tree.map(lambda p: jnp.full_like(p, 1e10), case.params), (), case.params, 3.0)
+    assert float(seen[0]) == 3.0
 
 
 def test_a_run_moves_the_parameters_or_does_not():
