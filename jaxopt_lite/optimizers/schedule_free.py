@@ -11,7 +11,8 @@ import optax
 
 from jaxopt_lite import checks
 from jaxopt_lite.optimizers import moments
-from jaxopt_lite.optimizers.scale import value_at
+from jaxopt_lite.optimizers.adam import ScaleByAdamState
+from jaxopt_lite.optimizers.scale import ScaleByScheduleState, value_at
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.tree import is_none, moment_dtype
 from jaxopt_lite.types import Array, Params, Scalar, ScalarOrSchedule
@@ -79,10 +80,12 @@ def schedule_free(tx, learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, weight_
         weight = top**weight_lr_power
         total = state.weight_sum + weight
         c = weight / jnp.where(total > 0, total, 1)
-        updates, inner_state = inner.update(updates, state.base_optimizer_state, params, **extra)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-        rows = zip(leaves, treedef.flatten_up_to(params), treedef.flatten_up_to(state.z), strict=True)
-        new = [(d, z) if d is None else _move(d, y, z, c, (1 - c) * (1 - b1)) for d, y, z in rows]
+        d, inner_state = inner.update(updates, state.base_optimizer_state, params, **extra)
+        same_d = _once_more(inner, d, updates, state, params, extra)
+        leaves, treedef = jax.tree.flatten(d, is_leaf=is_none)
+        columns = [treedef.flatten_up_to(x) for x in (same_d, params, state.z)]
+        rows = zip(leaves, *columns, strict=True)
+        new = [(None, row[-1]) if row[0] is None else _move(*row, c, (1 - c) * (1 - b1)) for row in rows]
         u, z = (treedef.unflatten([row[k] for row in new]) for k in range(2))
         count = optax.safe_increment(state.step_count)
         return u, ScheduleFreeState(state.b1, total, count, top, inner_state, z)
@@ -90,12 +93,29 @@ def schedule_free(tx, learning_rate: ScalarOrSchedule, b1: Scalar = 0.9, weight_
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _once_more(inner, d, updates, state, params, extra):
+    """``d``, computed a second time where that is cheaper than to store it: from Adam's moments.
+
+    XLA stores a root or a quotient that is used twice: one more array of the parameters' size. It must not see
+    that both are equal, so for all it knows the step counts may differ.
+    """
+    if not _is_adams(state.base_optimizer_state):
+        return d
+    disguised = lambda x: jnp.where(state.step_count < 0, 0, x) if jnp.ndim(x) == 0 else x
+    return inner.update(updates, jax.tree.map(disguised, state.base_optimizer_state), params, **extra)[0]
+
+
+def _is_adams(state: Any) -> bool:
+    """Whether this is the state of a chain of one of the Adams and stages without slots."""
+    kinds = {type(part) for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "_fields"))}
+    return ScaleByAdamState in kinds <= {ScaleByAdamState, ScaleByScheduleState, optax.EmptyState}
+
+
 @jax.jit
-def _move(d, y, z, c, rest):
+def _move(d, same_d, y, z, c, rest):
     """The update of one leaf and its new z; from the new z alone, so that it replaces the old one in place."""
-    wide = d.astype(z.dtype)
-    z = z + wide
-    return (c * (z - y.astype(z.dtype)) + rest * wide).astype(d.dtype), z
+    z = z + d.astype(z.dtype)
+    return (c * (z - y.astype(z.dtype)) + rest * same_d.astype(z.dtype)).astype(d.dtype), z
 
 
 def schedule_free_eval_params(state: Any, params: Params) -> Params:

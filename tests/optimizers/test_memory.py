@@ -36,6 +36,7 @@ NOTHING = {
     "radam": opt.radam(1e-3),
     "rmsprop centered": opt.rmsprop(1e-3, centered=True, momentum=0.9),
     "rprop": opt.rprop(1e-3),
+    "schedule_free": opt.schedule_free(opt.adamw(1e-3, b1=0.0), 1e-3),
     "schedule_free sgd": opt.schedule_free(opt.sgd(1e-3), 1e-3),
     "signum": opt.signum(1e-3),
     "yogi": opt.yogi(1e-3),
@@ -49,7 +50,6 @@ ONE = {
     "lamb": opt.lamb(1e-3, weight_decay=0.01),
     "lars": opt.lars(1e-3, weight_decay=0.01),
     "mars": opt.mars(1e-3),
-    "schedule_free": opt.schedule_free(opt.adamw(1e-3, b1=0.0), 1e-3),
     "sm3": opt.sm3(1e-3),
 }
 
