@@ -11,9 +11,7 @@ body counts once, and XLA's GPU compiler gives none). Collectives: kind × numbe
 """
 
 import argparse
-import contextlib
 import functools
-import inspect
 import os
 import pathlib
 import re
@@ -32,12 +30,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
-import gpt  # noqa: E402
+sys.path.insert(0, str(HERE))
 import transformer  # noqa: E402
+from programs import examples, f32, gpt, i32, programs, update_step  # noqa: E402
 
 import jaxopt_lite as jol  # noqa: E402
-from jaxopt_lite.precision import quantize_state  # noqa: E402
 from jaxopt_lite.sharding import state_shardings, zero_shardings  # noqa: E402
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -45,149 +42,6 @@ TPUS = ("v5e:2x4", "v5p:8x8x8", "v4:16x16x16")
 MIB = 2**20
 # What stands in compiled programs as a call of another library or of a partitioner, and is safe to serialise here.
 SAFE = [export.DisabledSafetyCheck.custom_call(name) for name in ("CustomSPMDPartitioning", "Sharding")]
-
-f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-i32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
-boolean = lambda *shape: jax.ShapeDtypeStruct(shape, bool)
-
-
-# Items: every optimizer, every loss, a training step of every example.
-
-FACTORIES = {
-    "schedule_free": lambda: jol.optimizers.schedule_free(jol.adam(1e-3, b1=0.0), 1e-3),
-    "schedule_free_eval_params": None,  # a function of the state
-    "hutchinson_estimator_diag_hessian": None,  # a part of sophia
-    "scale_by_schedule": lambda: jol.optimizers.scale_by_schedule(jol.schedules.constant(1.0)),
-}
-
-
-def optimizers():
-    """Name → transformation, of everything that ``optimizers`` exports."""
-    for name in jol.optimizers.__all__:
-        make = FACTORIES.get(name, functools.partial(_by_default, getattr(jol.optimizers, name)))
-        if make is not None:
-            yield name, make()
-
-
-def _by_default(factory):
-    given = {"learning_rate": 1e-3, "step_size": 1e-3, "decay": 0.9}
-    return factory(**{k: v for k, v in given.items() if k in required(factory)})
-
-
-def required(function):
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in kinds]
-
-
-def update_step(tx):
-    """One update, applied; and Sophia's Hessian of an objective."""
-
-    def step(params, state, grads):
-        objective = lambda p: sum(jnp.sum(x * x) for x in jax.tree.leaves(p))
-        updates, state = tx.update(grads, state, params, obj_fn=objective)
-        return jol.apply_updates(params, updates), state
-
-    return step
-
-
-# A loss's inputs by the names of its arguments; every other name is [8, 16], or [8] for rewards and log-probabilities.
-NAMED = {
-    "hidden": f32(8, 32), "kernel": f32(32, 16), "teacher_hidden": f32(8, 32), "teacher_kernel": f32(32, 16),
-    "advantages": f32(8), "values": f32(8), "old_values": f32(8), "returns": f32(8), "desirable": boolean(8),
-    "temperature": f32(), "bias": f32(), "kl": f32(), "alpha": f32(),
-}  # fmt: skip
-OF_ONE = re.compile(r"(logps|_rewards)$")
-CTC = {
-    "logits": f32(4, 16, 8),
-    "logit_paddings": f32(4, 16),
-    "labels": i32(4, 5),
-    "label_paddings": f32(4, 5),
-}
-SPECIAL = {
-    "ctc_loss": CTC,
-    "ctc_loss_with_forward_probs": CTC,
-    "grpo_loss": {"logps": f32(8, 16), "old_logps": f32(8, 16), "advantages": f32(8), "mask": boolean(8, 16)},
-    "make_fenchel_young_loss": {"scores": f32(8, 16), "targets": f32(8, 16)},
-}
-
-
-def losses():
-    """Name → value and gradient, and the shapes of the arguments."""
-    for name in jol.losses.__all__:
-        loss = getattr(jol.losses, name)
-        if name == "make_fenchel_young_loss":
-            loss = functools.partial(_fenchel_young, loss(jax.nn.logsumexp))
-        yield name, gradient_of(loss), arguments_of(name, loss)
-
-
-def _fenchel_young(loss, *, scores, targets):
-    return jax.vmap(loss)(scores, targets)
-
-
-def gradient_of(loss):
-    """Value, and gradient with respect to all floating arguments."""
-
-    def step(arguments):
-        floating = {k: x for k, x in arguments.items() if jnp.issubdtype(x.dtype, jnp.floating)}
-        total = lambda some: sum(jnp.sum(x) for x in jax.tree.leaves(loss(**(arguments | some))))
-        return jax.value_and_grad(total)(floating)
-
-    return step
-
-
-def arguments_of(name, loss):
-    """Shapes under the argument's names; labels are rows that sum to one, or class ids, or numbers: whatever fits."""
-    if name in SPECIAL:
-        return SPECIAL[name]
-    names = required(loss)
-    shapes = {n: NAMED.get(n, f32(8) if OF_ONE.search(n) else f32(8, 16)) for n in names}
-    for labels in (f32(8, 16), i32(8), i32(8, 16)):
-        fitted = shapes | ({"labels": labels} if "labels" in names else {})
-        with contextlib.suppress(ValueError, TypeError):
-            jax.eval_shape(lambda tree: loss(**tree), fitted)
-            return fitted
-    raise TypeError(f"{name}: no inputs fit its arguments {names}")
-
-
-CONFIG = gpt.Config(width=64, depth=2, heads=2, length=64)
-PAIRS = {"chosen": i32(8, 12), "rejected": i32(8, 12), "reference": (f32(8), f32(8))}
-ROLLOUT = {"tokens": i32(8, 12), "old": f32(8, 6), "advantages": f32(8)}
-
-
-def training_steps():
-    """Name → a whole training step of an example, and its parameters, state and batch as shapes."""
-    import chunked_preference as preference
-    import classify_digits
-    import linear_regression
-
-    clipped = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3, mask=gpt.matrices))
-    initial = lambda f, *sizes: jax.eval_shape(lambda key: f(key, *sizes), jax.random.key(0))
-    tokens = initial(preference.init, 512, 32)
-    next_byte = functools.partial(gpt.next_byte_loss, config=CONFIG)
-    at = lambda loss: lambda params, batch: loss(params, batch | {"start": 6})
-    rows = {
-        "pretrain_gpt": (next_byte, clipped, initial(gpt.init, CONFIG), i32(8, 65)),
-        "classify_digits": (classify_digits.loss_fn, jol.adamw(1e-3), initial(classify_digits.init, [64, 32, 10]),
-                            {"image": f32(8, 64), "label": i32(8)}),
-        "linear_regression": (linear_regression.loss_fn, jol.sgd(1e-2), {"slope": f32(), "intercept": f32()},
-                              {"x": f32(8), "y": f32(8)}),
-        "chunked_preference dpo": (at(preference.dpo), jol.adamw(1e-2), tokens, PAIRS),
-        "chunked_preference grpo": (at(preference.grpo), jol.adamw(1e-2), tokens, ROLLOUT),
-    }  # fmt: skip
-    for name, (loss, tx, params, batch) in rows.items():
-        yield name, jol.make_step(loss, tx), (params, jax.eval_shape(tx.init, params), batch)
-
-
-def programs():
-    """Kind, name, function and arguments of everything that is lowered."""
-    params = {"kernel": f32(256, 128), "bias": f32(128)}
-    for name, tx in optimizers():
-        yield "optimizer", name, update_step(tx), (params, jax.eval_shape(tx.init, params), params)
-    for name, step, arguments in losses():
-        yield "loss", name, step, (arguments,)
-    for name, step, arguments in training_steps():
-        yield "training step", name, step, arguments
 
 
 def lower(function, arguments, platforms=PLATFORMS):
@@ -291,36 +145,43 @@ def heading():
 
 
 def chips(targets):
-    """Data-parallel with ZeRO-1 on all chips of the target: the byte GPT's step, and updates of one large leaf."""
+    """On all chips of the target: the examples' training steps, ZeRO-1, and updates of one large leaf by its rows."""
     heading()
-    one = functools.partial(gpt.next_byte_loss, config=gpt.Config(512, 2, 8, 512, "bfloat16"))
-    params = jax.eval_shape(lambda key: gpt.init(key, gpt.Config(512, 2, 8, 512)), jax.random.key(0))
     for target in filter(available, targets):
         mesh = mesh_of(target, (-1,), ("data",))
-        whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-        # shard_map, since without a TPU its compiler has no partitioner for the fused loss under plain jit.
-        mean = lambda params, windows: jax.lax.pmean(one(params, windows), "data")
-        loss = jax.shard_map(mean, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
-        tx = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3, mask=gpt.matrices))
-        zero = zero_shardings(tx, params, mesh, "data")
-        step = jax.jit(jol.make_step(loss, tx), donate_argnums=(0, 1), out_shardings=(whole, zero, whole))
-        arguments = (
-            on(params, whole),
-            on(jax.eval_shape(tx.init, params), zero),
-            on(i32(max(64, mesh.size), 513), rows),
-        )
-        compile_row(target, "byte GPT of 6M, ZeRO-1", step, arguments)
-        kernel = {"kernel": f32(65_536, 4096)}
-        for name in ("adamw", "lion", "adafactor", "muon", "int8 adamw"):
-            tx = OPTIMIZERS[name]()
+        large = jax.eval_shape(lambda key: gpt.init(key, LARGE), jax.random.key(0))
+        next_byte = functools.partial(gpt.next_byte_loss, config=LARGE)
+        clipped = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3, mask=gpt.matrices))
+        rows = examples() | {"byte GPT of 6M": (next_byte, clipped, large, i32(64, 513))}
+        with jax.set_mesh(mesh):
+            for name, (loss, tx, params, batch) in rows.items():
+                compile_row(target, f"{name}, ZeRO-1", *zero_step(mesh, loss, tx, params, batch))
             place = {"kernel": NamedSharding(mesh, P("data"))}
-            compile_row(target, f"{name}, 65,536 × 4,096", *update_arguments(tx, kernel, place))
+            for name in ("adamw", "lion", "adafactor", "muon", "low-memory adamw"):
+                arguments = update_arguments(OPTIMIZERS[name](), {"kernel": f32(65_536, 4096)}, place)
+                compile_row(target, f"{name}, 65,536 × 4,096", *arguments)
+
+
+LARGE = gpt.Config(512, 2, 8, 512, "bfloat16")
+
+
+def zero_step(mesh, loss, tx, params, batch):
+    """A training step with its batch and the optimizer's state split over "data", and its arguments."""
+    whole, rows = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    # shard_map, since without a TPU its compiler has no partitioner for the fused losses under plain jit.
+    mean = lambda params, batch: jax.lax.pmean(loss(params, batch), "data")
+    spread = jax.shard_map(mean, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    zero = zero_shardings(tx, params, mesh, "data")
+    step = jax.jit(jol.make_step(spread, tx), donate_argnums=(0, 1), out_shardings=(whole, zero, whole))
+    enough = lambda x: jax.ShapeDtypeStruct((max(x.shape[0], mesh.size), *x.shape[1:]), x.dtype)
+    batch = jax.tree.map(enough, batch)
+    return step, (on(params, whole), on(jax.eval_shape(tx.init, params), zero), on(batch, rows))
 
 
 OPTIMIZERS = {
     "adamw": lambda: jol.adamw(1e-3),
-    "int8 adamw": lambda: quantize_state(jol.adamw(1e-3), overrides={"norms": None}),
-    "muon": lambda: jol.optimizers.muon(1e-3),
+    "low-memory adamw": lambda: jol.low_memory_adamw(1e-3, min_size=2**21),  # more than all norms have
+    "muon": lambda: jol.optimizers.muon(1e-3, matrix_axes={"embedding|norms": None}),
     "lion": lambda: jol.optimizers.lion(1e-4),
     "adafactor": lambda: jol.optimizers.adafactor(1e-3),
 }
@@ -349,15 +210,18 @@ def pods(models, optimizers, steps):
             print(
                 f"{name}: {total_bytes(params) / 4 / 1e9:.2f}B parameters on {mesh.size} chips of {model.target}"
             )
-            for optimizer in optimizers:
-                state_row(name, model.target, optimizer, params, places)
-            head_rows(name, model, mesh)
-            if steps:
-                step_row(name, model, mesh, params, places)
+            with jax.set_mesh(mesh):
+                for optimizer in optimizers:
+                    state_row(name, model.target, optimizer, params, places)
+                head_rows(name, model, mesh)
+                if steps:
+                    step_row(name, model, mesh, params, places)
 
 
 def state_row(name, target, optimizer, params, places):
     tx = OPTIMIZERS[optimizer]()
+    if optimizer == "low-memory adamw":
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
     step, arguments = update_arguments(tx, params, places)
     program = compile_row(target, f"{name} update, {optimizer}", step, arguments)
     fair = total_bytes(*arguments) / next(iter(places.values())).mesh.size
@@ -386,17 +250,16 @@ def step_row(name, model, mesh, params, places):
     windows = on(i32(model.batch, model.length + 1), NamedSharding(mesh, P("fsdp")))
     step = jax.jit(jol.make_step(loss, tx), donate_argnums=(0, 1), out_shardings=(places, state, None))
     arguments = on(params, places), on(jax.eval_shape(tx.init, params), state), windows
-    with jax.set_mesh(mesh):
-        compile_row(model.target, f"{name} training step, adamw", step, arguments)
+    compile_row(model.target, f"{name} training step, adamw", step, arguments)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("lower", "chips", "pods"))
     parser.add_argument("--targets", nargs="+", default=[*TPUS, "h100"])
-    parser.add_argument("--models", nargs="+", default=list(transformer.MODELS))
+    parser.add_argument("--models", nargs="+", default=["7B", "70B"], choices=transformer.MODELS)
     parser.add_argument(
-        "--optimizers", nargs="+", default=["adamw", "int8 adamw", "muon"], choices=OPTIMIZERS
+        "--optimizers", nargs="+", default=["adamw", "low-memory adamw", "muon"], choices=OPTIMIZERS
     )
     parser.add_argument(
         "--steps", action="store_true", help="pods: compile whole training steps too (minutes)"

@@ -8,10 +8,11 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import compile_for
+import programs
 
 import jaxopt_lite as jol
 
-PROGRAMS = [(f"{kind} {name}", step, arguments) for kind, name, step, arguments in compile_for.programs()]
+PROGRAMS = [(f"{kind} {name}", step, arguments) for kind, name, step, arguments in programs.programs()]
 
 
 @pytest.mark.parametrize(("name", "step", "arguments"), PROGRAMS, ids=[name for name, _, _ in PROGRAMS])
@@ -25,7 +26,7 @@ def test_lowers_for_every_platform(name, step, arguments):
 def test_none_is_left_out():
     named = {name.split(" ", 1)[1] for name, _, _ in PROGRAMS}
     assert set(jol.losses.__all__) <= named
-    helpers = {name for name, make in compile_for.FACTORIES.items() if make is None}
+    helpers = {name for name, make in programs.FACTORIES.items() if make is None}
     assert set(jol.optimizers.__all__) - named == helpers
 
 

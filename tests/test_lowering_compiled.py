@@ -1,0 +1,79 @@
+"""The compilers of TPUs and GPUs themselves, where their plugin is installed (benchmarks/README.md says how)."""
+
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import compile_for
+import transformer
+
+import jaxopt_lite as jol
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _as_users():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def mesh_of(target, shape=(-1,), names=("data",)):
+    try:
+        return compile_for.mesh_of(target, shape, names)
+    except Exception as error:
+        pytest.skip(f"the compiler for {target} is not installed: {str(error)[:80]}")
+
+
+def program(mesh, step, arguments):
+    with jax.set_mesh(mesh):
+        return step.lower(*arguments).compile()
+
+
+@pytest.mark.parametrize("target", ["v5e:2x4", "h100"])
+def test_a_training_step_of_the_main_example(target):
+    mesh = mesh_of(target)
+    loss, tx, params, batch = compile_for.examples()["pretrain_gpt"]
+    step, arguments = compile_for.zero_step(mesh, loss, tx, params, batch)
+    assert program(mesh, step, arguments).memory_analysis().temp_size_in_bytes < 2**25
+
+
+@pytest.mark.parametrize("target", ["v5e:2x4", "h100"])
+@pytest.mark.parametrize("name", ["adamw", "low-memory adamw"])
+def test_an_elementwise_step_is_split_evenly_and_silent(target, name):
+    mesh = mesh_of(target)
+    params = {"kernel": jax.ShapeDtypeStruct((65_536, 1024), jnp.float32)}
+    place = {"kernel": NamedSharding(mesh, P("data"))}
+    step, arguments = compile_for.update_arguments(compile_for.OPTIMIZERS[name](), params, place)
+    done = program(mesh, step, arguments)
+    held = done.memory_analysis().argument_size_in_bytes
+    assert held <= 1.02 * compile_for.total_bytes(*arguments) / mesh.size
+    assert compile_for.collectives(done.as_text()) == {}
+
+
+def test_muon_on_a_tpu_slice_exchanges_each_stack_twice():
+    mesh = mesh_of("v5e:2x4")
+    params = {f"{i}": jax.ShapeDtypeStruct((512, 1024), jnp.float32) for i in range(8)}
+    places = dict.fromkeys(params, NamedSharding(mesh, P("data")))
+    step, arguments = compile_for.update_arguments(jol.optimizers.muon(1e-3), params, places)
+    found = compile_for.collectives(program(mesh, step, arguments).as_text())
+    assert {kind: count for kind, (count, _) in found.items()} == {"all-to-all": 2}
+
+
+def test_the_fused_loss_needs_a_fifth_of_held_logits():
+    mesh = mesh_of("v5e:2x4", (4, 2), ("fsdp", "model"))
+    model = transformer.Model(1024, 1, 8, 8, 1024, 65_536, 1024, 16, "v5e:2x4", (4, 2))
+    temporaries = []
+    for fused in (True, False):
+        loss = functools.partial(transformer.head_loss, mesh=mesh, fused=fused)
+        step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+        done = program(mesh, step, transformer.head_arguments(model, mesh))
+        temporaries.append(done.memory_analysis().temp_size_in_bytes)
+    assert 5 * temporaries[0] <= temporaries[1], temporaries
