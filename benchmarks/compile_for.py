@@ -204,7 +204,7 @@ def pods(models, optimizers, steps):
     for name in models:
         model = transformer.MODELS[name]
         if available(model.target):
-            mesh = mesh_of(model.target, model.mesh, ("fsdp", "model"))
+            mesh = mesh_of(model.target, model.mesh, transformer.AXES)
             params = transformer.shapes(model)
             places = jax.tree.map(functools.partial(NamedSharding, mesh), transformer.specs(model))
             print(
@@ -247,7 +247,7 @@ def step_row(name, model, mesh, params, places):
     tx = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3))
     state = state_shardings(tx, params, places)
     loss = functools.partial(transformer.loss, model=model, mesh=mesh)
-    windows = on(i32(model.batch, model.length + 1), NamedSharding(mesh, P("fsdp")))
+    windows = on(i32(model.batch, model.length + 1), NamedSharding(mesh, transformer.BATCH))
     step = jax.jit(jol.make_step(loss, tx), donate_argnums=(0, 1), out_shardings=(places, state, None))
     arguments = on(params, places), on(jax.eval_shape(tx.init, params), state), windows
     compile_row(model.target, f"{name} training step, adamw", step, arguments)

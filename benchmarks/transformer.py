@@ -14,7 +14,7 @@ from jaxopt_lite.losses import linear_softmax_cross_entropy, softmax_cross_entro
 
 
 class Model(NamedTuple):
-    """Sizes, and where it trains: the first mesh axis splits batch and rows, the second columns and vocabulary."""
+    """Sizes, and where it trains: a mesh of the axes ``AXES``."""
 
     width: int
     depth: int
@@ -25,13 +25,19 @@ class Model(NamedTuple):
     length: int
     batch: int
     target: str
-    mesh: tuple[int, int]
+    mesh: tuple[int, int, int]
 
+
+AXES = ("fsdp", "data", "model")
+"""Rows of parameters lie over the first, columns over the others; the batch over the first two, the vocabulary over the
+last. (With chips of the second as parts of the vocabulary too, "70B/16", there are too few classes on each for its
+logits to be much more than a hidden gradient.)"""
+BATCH = P(("fsdp", "data"))
 
 MODELS = {
-    "7B": Model(4096, 32, 32, 32, 12_288, 32_768, 2048, 512, "v5p:8x8x8", (512, 1)),
-    "70B": Model(8192, 80, 64, 8, 28_672, 131_072, 2048, 1024, "v4:16x16x16", (1024, 8)),
-    "70B/16": Model(8192, 80, 64, 8, 28_672, 131_072, 2048, 512, "v4:16x16x16", (512, 16)),
+    "7B": Model(4096, 32, 32, 32, 12_288, 32_768, 2048, 512, "v5p:8x8x8", (512, 1, 1)),
+    "70B": Model(8192, 80, 64, 8, 28_672, 131_072, 2048, 1024, "v4:16x16x16", (512, 2, 8)),
+    "70B/16": Model(8192, 80, 64, 8, 28_672, 131_072, 2048, 512, "v4:16x16x16", (512, 1, 16)),
 }
 
 
@@ -48,9 +54,10 @@ def shapes(model):
 
 
 def specs(model):
-    """Every matrix by its rows over "fsdp", by its columns over "model": whole tiles of 8 × 128 on every chip."""
-    matrices = dict.fromkeys(("query", "key_value", "out", "gate", "up", "down"), P(None, "fsdp", "model"))
-    return matrices | {"norms": P(None, None, ("fsdp", "model")), "embedding": P("fsdp", "model")}
+    """Every matrix by its rows and by its columns: whole tiles of 8 × 128 on every chip."""
+    columns = ("data", "model")
+    matrices = dict.fromkeys(("query", "key_value", "out", "gate", "up", "down"), P(None, "fsdp", columns))
+    return matrices | {"norms": P(None, None, AXES), "embedding": P("fsdp", columns)}
 
 
 def normed(x, gain):
@@ -72,7 +79,7 @@ def attention(layer, x, model):
 
 def loss(params, windows, model, mesh):
     """Mean cross-entropy of the next token; layers in one scan, recomputed in the backward pass."""
-    rows = NamedSharding(mesh, P("fsdp"))
+    rows = NamedSharding(mesh, BATCH)
     layers = {name: leaf for name, leaf in params.items() if name != "embedding"}
 
     @jax.checkpoint
@@ -98,18 +105,18 @@ def head_loss(hidden, table, labels, *, mesh, fused):
     def part(hidden, table, labels):
         axis_name = "model" if mesh.shape["model"] > 1 else None
         options = {"transpose_kernel": True, "axis_name": axis_name, "reduction": "sum"}
-        return lax.psum(linear_softmax_cross_entropy(hidden, table, labels, **options), ("fsdp", "model"))
+        return lax.psum(linear_softmax_cross_entropy(hidden, table, labels, **options), AXES)
 
-    split = (P("fsdp"), P("model"), P("fsdp"))
+    split = (BATCH, P("model"), BATCH)
     total = jax.shard_map(part, mesh=mesh, in_specs=split, out_specs=P(), check_vma=False)
     return total(hidden, table, labels) / (labels.size * mesh.shape["model"])
 
 
 def head_arguments(model, mesh):
-    """Hidden states by rows over "fsdp"; the head by its vocabulary over "model", where that has chips to split it."""
+    """Hidden states by rows; the head by its vocabulary over "model", where that has chips to split it."""
     place = functools.partial(NamedSharding, mesh)
     bf16 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.bfloat16)
-    rows, vocabulary = P("fsdp"), P("model") if model.mesh[1] > 1 else P()
+    rows, vocabulary = BATCH, P("model") if model.mesh[2] > 1 else P()
     return (
         bf16((model.batch, model.length, model.width), sharding=place(rows)),
         bf16((model.vocabulary, model.width), sharding=place(vocabulary)),

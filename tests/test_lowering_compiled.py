@@ -68,8 +68,8 @@ def test_muon_on_a_tpu_slice_exchanges_each_stack_twice():
 
 
 def test_the_fused_loss_needs_a_fifth_of_held_logits():
-    mesh = mesh_of("v5e:2x4", (4, 2), ("fsdp", "model"))
-    model = transformer.Model(1024, 1, 8, 8, 1024, 65_536, 1024, 16, "v5e:2x4", (4, 2))
+    mesh = mesh_of("v5e:2x4", (4, 1, 2), transformer.AXES)
+    model = transformer.Model(1024, 1, 8, 8, 1024, 65_536, 1024, 16, "v5e:2x4", (4, 1, 2))
     temporaries = []
     for fused in (True, False):
         loss = functools.partial(transformer.head_loss, mesh=mesh, fused=fused)
