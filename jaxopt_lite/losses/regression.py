@@ -1,5 +1,6 @@
 """Losses of real-valued predictions: elementwise errors, likelihoods, and the cosine between vectors."""
 
+import functools
 import math
 from typing import Any
 
@@ -244,26 +245,73 @@ def poisson_nll(
     return reduced("poisson_nll", rate - product(targets, linear), where, weights, reduction)
 
 
-def _normalizer(x: jax.Array, axes: tuple[int, ...], epsilon: Any) -> tuple[jax.Array, jax.Array]:
-    """x scaled to a largest entry near 1, and what makes that a unit vector (0 for the zero vector)."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
-    # A power of two scales without rounding, and keeps the squares from overflow and underflow.
-    lowest = jnp.finfo(x.dtype).minexp
-    scale = jnp.ldexp(jnp.ones_like(largest), jnp.clip(-jnp.frexp(largest)[1], lowest, -lowest))
-    scaled = x * scale
-    squared = jnp.sum(jnp.square(scaled), axis=axes, keepdims=True)
-    nonzero = squared > 0
-    factor = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, squared, 1)), 0)
-    if isinstance(epsilon, (int, float)) and epsilon == 0:
-        return scaled, factor
-    short = squared / scale / scale < epsilon
-    return scaled, jnp.where(short, jax.lax.rsqrt(jnp.asarray(epsilon, x.dtype)) / scale, factor)
+def _unit_factors(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """s and f such that x·s·f has length 1 along ``axes`` and x·s is of moderate size; f = 0 for the zero vector."""
+    squared = jnp.sum(jnp.square(x), axis=axes, keepdims=True)
+    info = jnp.finfo(x.dtype)
+    ordinary = (squared > info.tiny * 2.0**56) & (squared < info.max * 2.0**-8)
+
+    def scaled(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # A power of two scales without rounding, and keeps the squares from overflow and underflow.
+        largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=axes, keepdims=True, initial=0.0)
+        exponent = jnp.clip(-jnp.frexp(largest)[1], info.minexp, -info.minexp)
+        scale = jnp.ldexp(jnp.ones_like(largest), exponent)
+        squared = jnp.sum(jnp.square(x * scale), axis=axes, keepdims=True)
+        return scale, jnp.where(squared > 0, jax.lax.rsqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+    plain = lambda x: (jnp.ones_like(squared), jax.lax.rsqrt(jnp.where(ordinary, squared, 1)))
+    return jax.lax.cond(jnp.all(ordinary), plain, scaled, x)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def units(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Vectors of length 1, whatever their scale; the zero vector stays zero, with gradient 0."""
-    scaled, factor = _normalizer(x, axes, 0)
-    return scaled * factor
+    scale, factor = _unit_factors(x, axes)
+    return x * scale * factor
+
+
+@units.defjvp
+def _units_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # du = (dx − u·⟨u, dx⟩)/‖x‖: autodiff of the norm would keep a second copy of x.
+    (x,), (dx,) = primals, tangents
+    scale, factor = _unit_factors(x, axes)
+    u = x * scale * factor
+    across = dx - u * jnp.sum(u * dx, axis=axes, keepdims=True)
+    return u, across * (scale * factor)
+
+
+def _floored(x: jax.Array, axes: tuple[int, ...], epsilon: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """s, f as in ``_unit_factors`` but with at least √ε in place of the length, and where that is so."""
+    scale, factor = _unit_factors(x, axes)
+    root = jnp.sqrt(jnp.asarray(epsilon, x.dtype))
+    short = (root > 0) & ((factor == 0) | (factor * scale * root > 1))
+    return scale, jnp.where(short, 1 / jnp.where(root > 0, root, 1) / scale, factor), short
+
+
+def _cosine_parts(p: jax.Array, t: jax.Array, epsilon: Any, axes: tuple[int, ...]) -> tuple[jax.Array, Any]:
+    of_p, of_t = _floored(p, axes, epsilon), _floored(t, axes, epsilon)
+    product = jnp.sum((p * of_p[0]) * (t * of_t[0]), axis=axes, keepdims=True)
+    return product * (of_p[1] * of_t[1]), (of_p, of_t)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _cosine(p: jax.Array, t: jax.Array, epsilon: Any, axes: tuple[int, ...]) -> jax.Array:
+    """p·t / (‖p‖·‖t‖) along ``axes``, which stay with length 1."""
+    return _cosine_parts(p, t, epsilon, axes)[0]
+
+
+@_cosine.defjvp
+def _cosine_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # dc = (t̂ − c·p̂)·dp/‖p‖ + …: one pass over both, where autodiff of the norms stores scaled copies.
+    p, t, epsilon = primals
+    dp, dt, d_epsilon = tangents
+    c, ((s, f, p_short), (r, g, t_short)) = _cosine_parts(p, t, epsilon, axes)
+    u, v = p * s * f, t * r * g
+    toward_p = (v - jnp.where(p_short, 0, c) * u) * (f * s * dp)
+    toward_t = (u - jnp.where(t_short, 0, c) * v) * (g * r * dt)
+    floors = p_short.astype(c.dtype) + t_short
+    floor = -0.5 * floors * c * d_epsilon / jnp.where(epsilon > 0, epsilon, 1)
+    return c, jnp.sum(toward_p + toward_t, axis=axes, keepdims=True) + floor
 
 
 def _cosines(
@@ -277,8 +325,8 @@ def _cosines(
         name, where, weights, axis=axis, classes=classes, predictions=predictions, targets=targets
     )
     axes = axes_of(axis, predictions.ndim)
-    (p, over_p), (t, over_t) = (_normalizer(x, axes, epsilon) for x in (predictions, targets))
-    return jnp.sum(p * t, axis=axes) * jnp.squeeze(over_p * over_t, axes), where
+    cosines = _cosine(predictions, targets, jnp.asarray(epsilon, predictions.dtype), axes)
+    return jnp.squeeze(cosines, axes), where
 
 
 def cosine_similarity(
