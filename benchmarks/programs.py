@@ -126,6 +126,7 @@ def examples():
     """Name → loss, optimizer, and parameters and batch as shapes, of every example's training."""
     import chunked_preference as preference
     import classify_digits
+    import finetune_encoder
     import linear_regression
 
     clipped = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3, mask=gpt.matrices))
@@ -139,10 +140,28 @@ def examples():
                             {"image": f32(8, 64), "label": i32(8)}),
         "linear_regression": (linear_regression.loss_fn, jol.sgd(1e-2), {"slope": f32(), "intercept": f32()},
                               {"x": f32(8), "y": f32(8)}),
+        "finetune_encoder": (finetune_encoder.loss_fn, jol.low_memory_adamw(1e-4), encoder_shapes(),
+                             {"docstring": i32(8, 12), "code": i32(8, 12), "frozen": {}}),
         "chunked_preference dpo": (at(preference.dpo), jol.adamw(1e-2), tokens, PAIRS),
         "chunked_preference grpo": (at(preference.grpo), jol.adamw(1e-2), tokens, ROLLOUT),
     }  # fmt: skip
     return rows
+
+
+def encoder_shapes(width=48, hidden=192, pieces=96, length=12):
+    """The parameters of the encoder that finetune_encoder.py loads, smaller, in 16 bits."""
+    linear = lambda rows, columns: {"kernel": f32(rows, columns), "bias": f32(columns)}
+    norm = {"scale": f32(width), "bias": f32(width)}
+    layer = {name: linear(width, width) for name in ("query", "key", "value", "out")}
+    layer |= {"up": linear(width, hidden), "down": linear(hidden, width)}
+    layer |= {"attention_norm": norm, "mlp_norm": norm}
+    whole = {
+        "words": f32(pieces, width),
+        "positions": f32(length, width),
+        "norm": norm,
+        "layers": [layer] * 2,
+    }
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), whole)
 
 
 def programs():

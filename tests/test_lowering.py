@@ -28,6 +28,10 @@ def test_none_is_left_out():
     assert set(jol.losses.__all__) <= named
     helpers = {name for name, make in programs.FACTORIES.items() if make is None}
     assert set(jol.optimizers.__all__) - named == helpers
+    examples = pathlib.Path(__file__).parents[1] / "examples"
+    trained = {path.stem for path in examples.glob("*.py") if "def main(" in path.read_text()}
+    same = {"compare_optimizers"}  # the step of pretrain_gpt, once for each optimizer
+    assert trained - same == {name.split()[0] for name in programs.examples()}
 
 
 def test_collectives_are_counted_from_the_compiled_text():
