@@ -22,6 +22,7 @@ from jaxopt_lite.precision.blockwise import (
     uint8_sqrt_codec,
 )
 from jaxopt_lite.precision.codec import Codec, cast_codec, identity_codec
+from jaxopt_lite.precision.fields import EXACT, SQUARE, exceptions_of, kind_of
 from jaxopt_lite.transformation import Stage, Transformation, elementwise, transformation
 from jaxopt_lite.types import Array, OptState
 
@@ -64,13 +65,6 @@ PAIRS: dict[str, tuple[Codec, Codec]] = {
     "identity": (identity_codec(),) * 2,
 }
 
-# Fields that hold averages of squares, in this package's states and optax's ...
-SECOND_MOMENTS = {"nu", "v", "nu_max", "n", "v_row", "v_col", "sum_of_squares", "e_g", "e_x", "exp_avg_sq"}
-# ... but for those that bear such a name and hold numbers of either sign, by the state's class,
-SIGNED = {"ScaleByAdanState": {"v"}, "ScaleBySM3State": {"nu"}, "SophiaState": {"nu"}, "_Inner": set()}
-# ... and fields that hold parameters, not averages of gradients: a step must not move them by a rounding error.
-PARAMETERS = {"z", "params0", "init_params", "slow", "slow_params", "x0", "ema_params"}
-
 
 @transformation
 def quantize_state(
@@ -97,10 +91,12 @@ def quantize_state(
         first half; ``None``: stay as they are), whatever their size.
       min_size: smaller arrays stay as they are.
 
-    State fields that hold parameters, not averages (schedule-free's ``z``, prodigy's ``params0``, ...), stay too,
-    unless an override names them, and so do complex arrays. ``init`` makes ``tx``'s state first; for a large model
-    call it under ``jax.jit``. No derivative passes through what is stored. Where a gradient is always zero, the
-    parameter never moves.
+    It wraps every transformation of this package, of optax and of optax.contrib. What it leaves as it is, unless an
+    override names it, are fields that a rounding error would spoil (``fields.KINDS``): parameters (schedule-free's
+    ``z``, prodigy's ``params0``, slow, averaged and cached ones), sums of few gradients (``acc_grads``), all of L-BFGS
+    and of line searches, whose differences of two such arrays would be noise; and complex arrays. ``init`` makes
+    ``tx``'s state first; for a large model call it under ``jax.jit``. No derivative passes through what is stored.
+    Where a gradient is always zero, the parameter never moves.
 
     Raises ``ValueError`` for an unknown name, ``TypeError`` for what is neither name nor codec.
 
@@ -143,10 +139,10 @@ def _one(pattern: str, codec: Any) -> Codec:
 
 def _encode_all(state: OptState, pair: tuple, patterns: dict, min_size: int) -> OptState:
     """The state with every array encoded that is to be."""
-    signed = _signed_paths(state)
+    exceptions = exceptions_of(state)
 
     def leaf(path, x):
-        codec = _chosen(path_string(path), x, pair, patterns, min_size, signed)
+        codec = _chosen(path, x, pair, patterns, min_size, exceptions)
         if codec is None or codec == identity_codec():
             return x
         seed = jnp.uint32(zlib.crc32(path_string(path).encode())) if codec.stochastic else None
@@ -155,28 +151,16 @@ def _encode_all(state: OptState, pair: tuple, patterns: dict, min_size: int) -> 
     return jax.tree_util.tree_map_with_path(leaf, state)
 
 
-def _chosen(path: str, x: Any, pair, patterns, min_size, signed) -> Codec | None:
+def _chosen(path: tuple, x: Any, pair, patterns, min_size, exceptions) -> Codec | None:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return None
     for pattern, codec in patterns.items():
-        if re.search(pattern, path):
+        if re.search(pattern, path_string(path)):
             return codec
-    names = set(path.split("/"))
-    if x.size < min_size or names & PARAMETERS:
+    kind = kind_of(path, exceptions)
+    if x.size < min_size or kind == EXACT:
         return None
-    return pair[1] if names & SECOND_MOMENTS and not any(path.startswith(p) for p in signed) else pair[0]
-
-
-def _signed_paths(state: OptState) -> list[str]:
-    """Paths of fields named like a second moment that hold numbers of either sign."""
-    is_exception = lambda x: type(x).__name__ in SIGNED
-    nodes = jax.tree_util.tree_leaves_with_path(state, is_leaf=is_exception)
-    return [
-        f"{path_string(path)}/{field}/".lstrip("/")
-        for path, node in nodes
-        if is_exception(node)
-        for field in SIGNED[type(node).__name__]
-    ]
+    return pair[1] if kind == SQUARE else pair[0]
 
 
 def _decoding(tx: Any) -> Any:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jaxopt_lite as jol
@@ -26,21 +27,12 @@ OURS = {
     "masked": jol.masked(jol.adam(0.1), {"kernel": True, "bias": False}),
     "tunable": jol.tunable(jol.adamw, learning_rate=0.1),
 }
-# What holds float state, of ours and of optax: each by its defaults, with the learning rate 0.01.
-NAMES = [
-    "adabelief",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamaxw",
-    "adamw",
-    "adan",
-    "amsgrad",
-]
-NAMES += ["lamb", "lars", "lion", "nadam", "nadamw", "novograd", "radam", "rmsprop", "rprop", "signum", "sm3"]
-NAMES += ["yogi"]
+# Each by its defaults, with the learning rate 0.01; that every other wraps too is in test_fields.py.
+NAMES = """adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad lamb lars lion muon nadam nadamw
+novograd radam rmsprop rprop shampoo sm3 soap yogi"""
+MADE = {f"ours {name}": (optimizers, name) for name in NAMES.split()}
+MADE |= {f"optax {name}": (optax, name) for name in ("adafactor", "adan", "rprop", "sm3")}
+MADE |= {f"contrib {name}": (optax.contrib, name) for name in ("cocob", "madgrad", "muon")}
 
 
 def steps(tx, grads=GRADS, params=PARAMS, state=None, jit=True):
@@ -71,28 +63,15 @@ def test_int8_is_close_and_its_state_small_and_a_fixed_point(name):
         assert np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2)) < 0.06
 
 
-def _made(module, name):
-    factory = getattr(module, name)
-    return factory() if name.startswith("scale_by") else factory(1e-2)
-
-
-@pytest.mark.parametrize("library", ["ours", "optax"])
-@pytest.mark.parametrize("name", NAMES)
-def test_wraps_every_optimizer(library, name):
-    module = optimizers if library == "ours" else optax
-    if not hasattr(module, name):
-        assert name in ("signum",)
-        return
-    tx = _made(module, name)
-    state = jax.eval_shape(jol.quantize_state(tx, min_size=16).init, PARAMS)
-    large = [x for x in jax.tree.leaves(state) if x.size >= 256 and jnp.issubdtype(x.dtype, jnp.floating)]
-    assert not large, "an array of the state was not stored encoded"
-    updates, after, _ = steps(jol.quantize_state(tx, min_size=16), GRADS[:2])
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    chex.assert_tree_all_finite(updates)
+@pytest.mark.parametrize("name", MADE)
+def test_the_direction_stays(name):
+    module, factory = MADE[name]
+    tx = getattr(module, factory)(1e-2)
+    updates, _, _ = steps(jol.quantize_state(tx, min_size=16), GRADS[:2])
     want, _, _ = steps(tx, GRADS[:2])
     a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(u[-1])]) for u in (updates, want))
-    assert np.sum(a * b) > 0.9 * np.sqrt(np.sum(a * a) * np.sum(b * b))  # the same direction
+    assert np.isfinite(a).all()
+    assert np.sum(a * b) > 0.9 * np.sqrt(np.sum(a * a) * np.sum(b * b))
 
 
 def test_state_that_holds_parameters_stays():
