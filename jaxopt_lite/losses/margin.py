@@ -96,10 +96,10 @@ def _multiclass(
     (s,) = entries(name, where, weights, axis=-1, scores=scores)
     own = pick(s, labels)
     ids = jax.lax.broadcasted_iota(labels.dtype, s.shape, s.ndim - 1)
-    lead = s - jnp.where(jnp.isinf(own), 0, own)[..., None] + margin
+    lead = s - jnp.where(own == jnp.inf, 0, own)[..., None] + margin
+    lead = jnp.where(s == -jnp.inf, -jnp.inf, lead)  # not −∞ + ∞ where the own score is −∞ too
     lead = jnp.max(jnp.where(ids == labels[..., None], 0, lead), axis=-1)
-    impossible = jnp.where(jnp.max(s, axis=-1) == -jnp.inf, 0, jnp.inf)
-    losses = jnp.where(own == jnp.inf, 0, jnp.where(own == -jnp.inf, impossible, lead))
+    losses = jnp.where(own == jnp.inf, 0, lead)
     return reduced(name, valid_or_nan(losses, labels, num_classes), where, weights, reduction)
 
 
