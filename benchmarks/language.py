@@ -19,6 +19,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxopt_lite.losses.language import linear_log_probs, linear_softmax_cross_entropy
@@ -91,7 +92,7 @@ def tpu():
         chip = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
     except Exception as error:
         print(f'TPU v5e rows left out: pip install "jax[tpu]=={jax.__version__}" ({type(error).__name__})')
-        return
+        return False
     n, h, v = 16_384, 4096, 128_256
     place = jax.sharding.SingleDeviceSharding(chip)
     shapes = ((n, h), jnp.bfloat16), ((h, v), jnp.bfloat16), ((n,), jnp.int32)
@@ -112,6 +113,37 @@ def tpu():
             memory(base),
             work=f"{work / unit:.2f} NHV",
         )
+    return True
+
+
+def tpu_mesh():
+    """Tokens over two chips, the vocabulary over four, by plain `jit`: memory of a chip, and what crosses the mesh."""
+    from jax.experimental import topologies
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
+    mesh = jax.sharding.Mesh(np.array(chips).reshape(2, 4), ("data", "model"))
+    n, h, v = 16_384, 4096, 128_256
+    shapes = (
+        ((n, h), jnp.bfloat16, ("data",)),
+        ((h, v), jnp.bfloat16, (None, "model")),
+        ((n,), jnp.int32, ("data",)),
+    )
+    arrays = [
+        jax.ShapeDtypeStruct(s, d, sharding=NamedSharding(mesh, PartitionSpec(*axes)))
+        for s, d, axes in shapes
+    ]
+    forms = {"optax, logits held": held} | {f"recompute={r}": fused(recompute=r) for r in (True, False)}
+    base = None
+    for name, f in forms.items():
+        program = compiled(f, arrays, True)
+        temp, text = program.memory_analysis().temp_size_in_bytes, program.as_text()
+        base = base or temp
+        lines = [line for line in text.splitlines() if "= " in line]
+        kernel = sum(f"[{h},{v // 4}]" in s.split("all-reduce(")[0] for s in lines if " all-reduce(" in s)
+        gathers = sum(" all-gather(" in s or " all-gather-start(" in s for s in lines)
+        work = f"{kernel} reduction of the kernel gradient, {gathers} gathers"
+        row(f"TPU v5e 2x4 {n}x{h}x{v} bf16", "gradient", name, temp, base, work=work)
 
 
 def main(repeats=11, with_tpu=True):
@@ -124,8 +156,8 @@ def main(repeats=11, with_tpu=True):
         ((1001, 257, 32_003), True),
     ):
         cpu(shape, gradient, repeats)
-    if with_tpu:
-        tpu()
+    if with_tpu and tpu():
+        tpu_mesh()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxopt_lite import checks
 from jaxopt_lite.losses import vocabulary
-from jaxopt_lite.losses.language import head_of, sized
+from jaxopt_lite.losses.language import head_of, sized, streaming
 from jaxopt_lite.losses.reduce import check_mask, counted, reduced
 from jaxopt_lite.losses.spread import spread
 from jaxopt_lite.losses.vocabulary import Head, log_softmax, part
@@ -71,7 +71,7 @@ def linear_distillation_loss(
     if keep is not None:
         keep = keep.reshape(-1, 1)
         x, u = jnp.where(keep, x, 0), jnp.where(keep, u, 0)
-    head = sized(name, head, x, w, chunk_size)
+    head = streaming(sized(name, head, x, w, chunk_size), x, w)
     arrays = vocabulary.alike(x, w, lax.stop_gradient(u), lax.stop_gradient(k))
     losses = temperature**2 * divergence(head, *arrays)
     return reduced(name, losses.reshape(shape), where, weights, reduction)
@@ -157,5 +157,8 @@ def pair_back(head: Head, x, w, u, k, rows: dict[str, Any], ct: jax.Array) -> tu
         dx_block, dw_block = vocabulary.back_products(head, da, x, columns)
         return dx + dx_block, vocabulary.put(dw, dw_block, start, axis)
 
-    carry = vary(jnp.zeros(x.shape, vocabulary.wide(x, w))), vary(jnp.zeros(w.shape, w.dtype))
+    carry = (
+        vary(jnp.zeros(x.shape, vocabulary.wide(x, w))),
+        vary(jnp.zeros(w.shape, vocabulary.stored(head, w))),
+    )
     return vocabulary.over_blocks(body, carry, w.shape[axis], head.columns)

@@ -118,7 +118,7 @@ def linear_softmax_cross_entropy(
     arrays = vocabulary.alike(x, kernel, bias, y)
     if not recompute:
         return vocabulary.fused_loss(head, *arrays, jax.grad(total)(jnp.zeros_like(factor)))
-    stats = vocabulary.combine(head, vocabulary.row_stats(head, *arrays))
+    stats = vocabulary.combine(head, vocabulary.row_stats(streaming(head, x, kernel), *arrays))
     loss = total(vocabulary.row_loss(head, stats, vocabulary.classes(head, kernel)))
     return (loss, _token_stats(stats, keep, shape)) if return_stats else loss
 
@@ -154,7 +154,7 @@ def linear_log_probs(
     want = ("entropy",) * return_entropy
     head = head_of(name, logit_softcap, temperature, transpose_kernel, axis_name, want)
     x, kernel, bias, y, _, factor = _rows(name, head, hidden, kernel, labels, bias, None, None, None)
-    head = sized(name, head, x, kernel, chunk_size)
+    head = streaming(sized(name, head, x, kernel, chunk_size), x, kernel)
     stats = vocabulary.combine(head, vocabulary.row_stats(head, *vocabulary.alike(x, kernel, bias, y)))
     shape = jnp.shape(labels)
     log_probs = (((stats["label"] - stats["max"]) - stats["rest"]) * factor).reshape(shape)
@@ -238,6 +238,12 @@ def sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: in
     low = min(256, 128 * max(1, round(rows / 1024)))
     width, tokens = fit(features, 1024, 8192), fit(rows * features / columns, low, 1024)
     return replace(head, columns=max(1, min(width, columns)), tokens=max(1, min(tokens, rows)))
+
+
+def streaming(head: Head, x: jax.Array, kernel: jax.Array) -> Head:
+    """As many tokens to a chunk as hold a block of logits, for where ``spread`` walks tokens instead of blocks."""
+    classes = kernel.shape[head.vocabulary_axis]
+    return replace(head, tokens=max(1, x.shape[0] * head.columns // max(1, classes)))
 
 
 def _accumulates_cheaply(x: jax.Array) -> bool:

@@ -1,8 +1,9 @@
 """Run a kernel shard by shard when its arguments are sharded over a mesh.
 
-Left to itself, the compiler gathers the whole output head in every step of the loop over its blocks. Here each
-device walks its own tokens and its own part of the vocabulary; gradients are summed over the mesh once, after
-the loop. On one device, and inside shard_map, the kernel runs as it is.
+Left to itself, the compiler gathers the whole output head in every step of a loop over blocks of vocabulary.
+Here each device walks its own tokens and its own part of the vocabulary; gradients are summed over the mesh once,
+after the loop. On one device, and inside shard_map, the kernel runs as it is. TPUs take no such rules from
+outside, unless the mesh has explicit axes; ``chunks`` says what happens there.
 """
 
 import math
@@ -16,6 +17,8 @@ import numpy as np
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxopt_lite.losses.chunks import over_devices
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -36,11 +39,7 @@ def spread(kernel: Callable, head: Any, inputs: Any, outputs: Any, *arrays: Any)
     if typed.explicit_axes:
         return plan.typed(typed, *arrays)
 
-    split = custom_partitioning(lambda *a: whole(*a))
-    rule = plan.rule()
-    whole_factors = tuple(sorted({"g", "h"} & set(rule), key=rule.index))
-    split.def_partition(plan.partition, sharding_rule=rule, need_replication_factors=whole_factors)
-    batched = jax.custom_batching.custom_vmap(split)
+    batched = jax.custom_batching.custom_vmap(plan.split_by_compiler)
     batched.def_vmap(lambda _, mapped, *a: _over_batch(whole, mapped, a))
     smooth = jax.custom_jvp(batched)
     smooth.defjvp(partial(jax.jvp, whole))  # of the plain kernel: the partitioned one has no derivative rule
@@ -60,6 +59,18 @@ class Plan:
     head: Any
     inputs: Any
     outputs: Any
+
+    def whole(self, *arrays: Any) -> Any:
+        """The kernel as it is."""
+        return self.kernel(self.head, *arrays)
+
+    def split_by_compiler(self, *arrays: Any) -> Any:
+        """The kernel, split when the program is compiled, which is when the shardings are known."""
+        split, rule = custom_partitioning(lambda *a: self.whole(*a)), self.rule()
+        whole_factors = tuple(sorted({"g", "h"} & set(rule), key=rule.index))
+        split.def_partition(self.partition, sharding_rule=rule, need_replication_factors=whole_factors)
+        chunked = partial(over_devices, self.kernel, self.head, self.inputs, self.outputs)
+        return lax.platform_dependent(*arrays, tpu=chunked, default=split)
 
     def rule(self) -> str:
         """How shardings of arguments and results hang together, in the notation of custom_partitioning."""

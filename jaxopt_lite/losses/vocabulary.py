@@ -46,6 +46,7 @@ class Head:
     z_loss: float = 0.0
     wanted: tuple[bool, ...] = (True, True, True)  # which of x, w and b need a gradient, in fused_loss
     beta: float = 0.0  # of the divergence between two heads
+    partial: bool = False  # gradients are parts of a sum: in float32
 
     @property
     def vocabulary_axis(self) -> int:
@@ -88,12 +89,18 @@ def vary(a: jax.Array, axes: frozenset) -> jax.Array:
 
 def part(a: Any, start: Any, width: int, axis: int = 0) -> Any:
     """``width`` entries of one axis from ``start`` on; ``None`` stays ``None``."""
-    return None if a is None else lax.dynamic_slice_in_dim(a, start, width, axis)
+    return a if a is None or width == a.shape[axis] else lax.dynamic_slice_in_dim(a, start, width, axis)
 
 
 def put(whole: Any, block: jax.Array, start: Any, axis: int = 0) -> Any:
     """The block written in place, rounded to the dtype of the whole."""
-    return lax.dynamic_update_slice_in_dim(whole, block.astype(whole.dtype), start, axis)
+    block = block.astype(whole.dtype)
+    return block if block.shape == whole.shape else lax.dynamic_update_slice_in_dim(whole, block, start, axis)
+
+
+def stored(head: Head, w: jax.Array, *others: jax.Array) -> Any:
+    """The dtype of a gradient that is complete, block by block, unless it is part of a sum."""
+    return wide(w, *others) if head.partial else w.dtype
 
 
 # --- products -----------------------------------------------------------------------------------------------
@@ -175,9 +182,8 @@ def update(carry: Stats, z: jax.Array, start: Any, y: jax.Array) -> Stats:
 
 def finish(carry: Stats) -> Stats:
     """The statistics, once every block is in."""
-    total = jnp.maximum(
-        carry["total"], jnp.finfo(carry["total"].dtype).tiny
-    )  # a shard may be -inf throughout
+    least = jnp.finfo(carry["total"].dtype).tiny  # a shard may be -inf throughout
+    total = jnp.maximum(carry["total"], least)
     log_total = jnp.log(total)
     stats: Stats = {name: carry[name] for name in ("max", "label", "sum", "argmax") if name in carry}
     if "entropy" in carry:
@@ -216,9 +222,8 @@ def picked(z: jax.Array, start: Any, y: jax.Array) -> jax.Array:
     def mask(z, columns, y):
         return jnp.sum(jnp.where(columns[None, :] == y[:, None], z, 0), axis=1)
 
-    return lax.platform_dependent(
-        z, start + jnp.arange(z.shape[1], dtype=y.dtype), y, cpu=gather, default=mask
-    )
+    columns = start + jnp.arange(z.shape[1], dtype=y.dtype)
+    return lax.platform_dependent(z, columns, y, cpu=gather, default=mask)
 
 
 def hits(z: jax.Array, start: Any, y: jax.Array) -> jax.Array:
@@ -274,11 +279,10 @@ def _row_stats_forward(head: Head, x, w, b, y):
 
 
 def _row_stats_backward(head: Head, kept, cts: Stats):
-    x = kept[0]
     cts = {name: ct for name, ct in cts.items() if ct.dtype != jax.dtypes.float0}
     axes = rows_axes(head)
     dx, dw, db = spread(stream_back, head, (*axes, "n", "n"), axes[:3], *kept, cts)
-    return dx.astype(x.dtype), dw, db, None
+    return dx.astype(kept[0].dtype), dw, db, None
 
 
 row_stats.defvjp(_row_stats_forward, _row_stats_backward)
@@ -314,7 +318,7 @@ def stream_back(head: Head, x, w, b, y, stats: Stats, cts: Stats) -> tuple:
         dx_block, dw_block = back_products(head, da, x, columns)
         return dx + dx_block, put(dw, dw_block, start, axis), db
 
-    carry = zeros(x, wide(x, w)), zeros(w, w.dtype), None if b is None else zeros(b, b.dtype)
+    carry = zeros(x, wide(x, w)), zeros(w, stored(head, w)), None if b is None else zeros(b, stored(head, b))
     return over_blocks(body, carry, w.shape[axis], head.columns)
 
 
@@ -334,9 +338,8 @@ def _fused_loss_jvp(head: Head, primals, tangents):
     weights = primals[4]
     wanted = tuple(t is not None and not isinstance(t, SymbolicZero) for t in tangents[:3])
     axes = rows_axes(head)
-    losses, *gradients = spread(
-        chunk_gradients, replace(head, wanted=wanted), (*axes, "n"), ("n", *axes[:3]), *primals
-    )
+    chunked = replace(head, wanted=wanted)
+    losses, *gradients = spread(chunk_gradients, chunked, (*axes, "n"), ("n", *axes[:3]), *primals)
     pairs = [(g, t) for g, t in zip(gradients, tangents[:3], strict=True) if g is not None]
     tangent = sum((jnp.sum(g * t.astype(g.dtype)) for g, t in pairs), jnp.zeros((), losses.dtype))
     if head.axis_name is not None and pairs:

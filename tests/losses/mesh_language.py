@@ -2,6 +2,7 @@
 
 import functools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxopt_lite.losses.chunks import over_devices
 from jaxopt_lite.losses.distill import linear_distillation_loss
 from jaxopt_lite.losses.language import linear_log_probs, linear_softmax_cross_entropy
+from jaxopt_lite.losses.spread import Plan
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 N, H, V = 32, 16, 96
@@ -26,9 +29,9 @@ def close(got, true):
         np.testing.assert_allclose(g, t, rtol=0, atol=2e-6 * max(1, np.abs(t).max()))
 
 
-def loss(x, w, b, y, c, axis_name=None, reduction="mean", **options):
+def loss(x, w, b, y, c, axis_name=None, reduction="mean", chunk_size=7, **options):
     return linear_softmax_cross_entropy(
-        x, w, y, bias=b, class_weights=c, label_smoothing=0.1, z_loss=0.01, ignore_index=-100, chunk_size=7,
+        x, w, y, bias=b, class_weights=c, label_smoothing=0.1, z_loss=0.01, ignore_index=-100, chunk_size=chunk_size,
         reduction=reduction, axis_name=axis_name, **options
     )  # fmt: skip
 
@@ -68,6 +71,25 @@ def under_jit(kind, recomputes):
         assert all(kind == "all-reduce" or shapes == [str(V)] for _, kind, shapes in found), (
             found
         )  # class weights
+
+
+def as_on_tpus():
+    """In chunks of rows, split by the compiler alone, which gathers nothing of the head."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    chunked = lambda plan, *arrays: over_devices(plan.kernel, plan.head, plan.inputs, plan.outputs, *arrays)
+    for recompute, size in ((True, 7), (False, 1)):
+        f = functools.partial(loss, recompute=recompute, chunk_size=size)
+        true = jax.jit(jax.value_and_grad(f, (0, 1, 2)))(X, W, B, Y, C)
+        with mock.patch.object(Plan, "split_by_compiler", chunked):
+            jax.clear_caches()
+            arrays = put(mesh, *SPECS)
+            compiled = jax.jit(jax.value_and_grad(f, (0, 1, 2))).lower(*arrays).compile()
+        jax.clear_caches()
+        close(compiled(*arrays), true)
+        text = compiled.as_text()
+        assert "while(" in text
+        gathered = [shapes for _, kind, shapes in collectives(text) if kind == "all-gather"]
+        assert gathered in ([], [[str(V)]]), gathered  # class weights
 
 
 def without_a_mesh_axis_to_split():
@@ -129,6 +151,7 @@ if __name__ == "__main__":
     under_jit(AxisType.Auto, (True, False))
     under_jit(AxisType.Explicit, (True,))
     without_a_mesh_axis_to_split()
+    as_on_tpus()
     under_shard_map(True, (True, False))
     under_shard_map(False, (False,))
     the_other_losses()
