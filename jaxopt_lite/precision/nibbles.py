@@ -16,37 +16,24 @@ class Nibbles(NamedTuple):
 
 
 def pack(x: Array) -> Nibbles:
-    """Integers −8 … 15 as nibbles, negative ones as two's complement.
-
-    The halves stand along an axis of their own, whose sum XLA fuses with what computes x.
-    """
-    x = x.astype(jnp.int32) & 15
+    """Integers −8 … 15 as nibbles, negative ones as two's complement."""
+    x = x.astype(jnp.int32).astype(jnp.uint8) & 15
     if x.ndim == 0:
-        return Nibbles(None, x.astype(jnp.uint8))
+        return Nibbles(None, x)
     axis = max(x.ndim - 2, 0)
     half, odd = divmod(x.shape[axis], 2)
-    even = lax.slice_in_dim(x, 0, 2 * half, axis=axis) if odd else x
-    halves = even.reshape((*x.shape[:axis], 2, half, *x.shape[axis + 1 :]))
-    pairs = jnp.sum(halves << _shifts(halves.shape, axis), axis).astype(jnp.uint8)
-    rest = lax.slice_in_dim(x, 2 * half, 2 * half + 1, axis=axis).astype(jnp.uint8) if odd else None
-    return Nibbles(pairs, rest)
+    first, second, rest = (
+        lax.slice_in_dim(x, start, start + length, axis=axis)
+        for start, length in ((0, half), (half, half), (2 * half, odd))
+    )
+    return Nibbles(first | (second << 4), rest if odd else None)
 
 
 def unpack(packed: Nibbles, *, signed: bool) -> Array:
     """The integers as int32, −8 … 7 if ``signed``, else 0 … 15."""
     pairs, rest = packed
-    if pairs is None:
-        assert rest is not None
-        x = rest.astype(jnp.int32)
-    else:
-        axis = max(pairs.ndim - 2, 0)
-        lead, half, tail = pairs.shape[:axis], pairs.shape[axis], pairs.shape[axis + 1 :]
-        both = jnp.broadcast_to(jnp.expand_dims(pairs.astype(jnp.int32), axis), (*lead, 2, half, *tail))
-        x = ((both >> _shifts(both.shape, axis)) & 15).reshape((*lead, 2 * half, *tail))
-        x = x if rest is None else jnp.concatenate([x, rest.astype(jnp.int32)], axis)
+    parts = [] if pairs is None else [pairs & 15, pairs >> 4]
+    parts += [] if rest is None else [rest]
+    x = lax.concatenate(parts, max(parts[0].ndim - 2, 0)) if len(parts) > 1 else parts[0]
+    x = x.astype(jnp.int32)
     return (x ^ 8) - 8 if signed else x
-
-
-def _shifts(shape: tuple[int, ...], axis: int) -> Array:
-    """0 in the first half and 4 in the second."""
-    return 4 * lax.broadcasted_iota(jnp.int32, shape, axis)
