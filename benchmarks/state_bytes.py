@@ -1,6 +1,6 @@
 """Memory of optimizer state: bytes a parameter, temporaries of a step, bytes moved, and what it costs in loss.
 
-    python benchmarks/state_bytes.py              # bytes and temporaries: a minute; TPU rows where its compiler is
+    python benchmarks/state_bytes.py              # bytes and temporaries: minutes; TPU rows where its compiler is
     python benchmarks/state_bytes.py --train      # the small GPT with int8 and int4 against float32: ten minutes
 
 `state` and `with params` count the arrays. `temporary` is `memory_analysis().temp_size_in_bytes` of a jitted step with
@@ -78,7 +78,7 @@ def step_of(tx):
 
 
 def compile_row(target, name, tx, shapes, dtype, place):
-    """Compile a step, print its row, and return the compiler's estimate of its time."""
+    """Compile a step and print its row."""
     params = on(shapes, dtype, place)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(tx.init, params)
@@ -86,16 +86,14 @@ def compile_row(target, name, tx, shapes, dtype, place):
     program = step_of(tx).lower(params, state, params).compile()
     size = sum(map(math.prod, shapes))
     temporary = program.memory_analysis().temp_size_in_bytes / size
-    cost = program.cost_analysis() if place else None
-    moved, seconds = (
-        (cost["bytes accessed"] / size, cost["optimal_seconds"]) if cost else (math.nan, math.nan)
-    )
+    cost = program.cost_analysis() if place else {}
+    moved, seconds = cost.get("bytes accessed", math.nan) / size, cost.get("optimal_seconds", math.nan)
+    seconds = seconds if seconds > 0 else math.nan  # negative: the compiler has no estimate of some part
     leaves = f"{len(shapes)} × {shapes[0][0]}×{shapes[0][1]}"
     print(
         f"{target:8s} {name:22s} {leaves:16s} {temporary:9.3f} {temporary / 8:9.1%} {moved:7.2f} {seconds * 1e3:9.3f}",
         flush=True,
     )
-    return seconds
 
 
 def step_rows(target, place, forms=FORMS, layouts=(LARGE, TWENTY)):
