@@ -8,7 +8,7 @@ for. Only faults are counted.
 import inspect
 from typing import NamedTuple
 
-FAULT, CONVENTION = "fault", "convention"
+FAULT, CONVENTION, UNJUDGED = "fault", "convention", "not judged"
 
 
 class Verdict(NamedTuple):
@@ -25,7 +25,7 @@ VERDICTS = {
     ),
     "zero_gradient_in_16_bit": Verdict(FAULT, "the default ε is 0 in float16, so a zero gradient gives NaN"),
     "differentiable_at_zero": Verdict(FAULT, "the derivative is NaN, and no eps_root is offered"),
-    "survives_donation": Verdict(FAULT, "init returns the parameters' own arrays; XLA refuses the donation"),
+    "survives_donation": Verdict(FAULT, "the state holds the parameters' own arrays, or one array twice; XLA refuses"),
     "init_equals_eval_shape": Verdict(FAULT, "eval_shape of init fails: no shapes of a state without making it"),
     "state_is_a_fixed_point": Verdict(FAULT, "a weak type in the first state: step 2 compiles again"),
     "traced_once": Verdict(FAULT, "the second step compiles again"),
@@ -62,6 +62,8 @@ CURVATURE = "an estimate of the curvature, no direction"
 BY_VALUE = "the step asked for is (value − bound)/‖g‖², below rounding for such a gradient"
 EXEMPT = {
     "adadelta": {"descends": "learning_rate=None, its default, leaves out the sign too, as documented"},
+    "scale_by_cocob": {"descends": "its updates point downhill already"},
+    "scale_by_madgrad": {"descends": "its updates point downhill already"},
     "scale_by_rprop": {"descends": "a part: rprop turns its sign"},
     "scale": {"descends": "a positive number climbs, as asked"},
     "keep_params_nonnegative": {
@@ -95,8 +97,9 @@ EXEMPT["scale_by_yogi"] = EXEMPT["yogi"]
 
 def verdict(law, item, script):
     """The grade of a confirmed accusation: the law's, unless item or script show that optax offers a way out."""
-    if law == "differentiable_at_zero" and any("eps_root" in p for p in inspect.signature(item).parameters):
-        return Verdict(CONVENTION, "the argument eps_root is offered for derivatives; its default is 0")
+    names = inspect.signature(item).parameters
+    if law == "differentiable_at_zero" and any("eps_root" in n or n == "base_optimizer" for n in names):
+        return Verdict(CONVENTION, "eps_root (or a base_optimizer with one) is offered; its default is 0")
     if law == "init_equals_eval_shape" and "lambda: tx.init(shapes)" in script:
         return Verdict(CONVENTION, "optax promises init for arrays; eval_shape of it works")
-    return VERDICTS[law]
+    return VERDICTS.get(law, Verdict(UNJUDGED, "nobody has read it yet"))

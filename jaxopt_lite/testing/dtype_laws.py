@@ -45,17 +45,21 @@ def float16_tracks_float32(case: Case) -> None:
 
 def _tracks_float32(case: Case, dtype: Any) -> None:
     """The last updates after 50 gradients of size 2 and 250 twenty times smaller, parameters held fixed."""
-    low = trees.cast(case.params, dtype)
-    large = trees.gradients_like(low, 0)
-    small, ends = trees.scaled(large, 0.05), []
-    for kind in (dtype, jnp.float32):
-        run = [trees.cast(large, kind)] * 50 + [trees.cast(small, kind)] * 250
-        ends.append(case.run(run, trees.cast(low, kind), move=False).updates[-1])
+    wide = case.remember("in float32", lambda: _long_run(case, jnp.float32))
+    ends = _long_run(case, dtype), wide
     expect_finite(ends[0], "the update", input=dtype.__name__)
     rounding = float(jnp.finfo(dtype).smallest_subnormal)  # the update itself is a 16-bit number
     expect_close(
         ends[0], ends[1], "the update after 300 steps", rtol=0.05, atol=rounding, input=dtype.__name__
     )
+
+
+def _long_run(case: Case, dtype: Any) -> Any:
+    """Parameters and gradients are the same numbers in every dtype, rounded to bfloat16."""
+    low = trees.cast(case.params, jnp.bfloat16)
+    large = trees.gradients_like(low, 0)
+    large, small, params = (trees.cast(x, dtype) for x in (large, trees.scaled(large, 0.05), low))
+    return case.run([large] * 50 + [small] * 250, params, move=False).updates[-1]
 
 
 def float64_in_full(case: Case) -> None:

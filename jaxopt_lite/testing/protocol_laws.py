@@ -193,7 +193,7 @@ def learning_rate_kinds(case: Case) -> None:
         raise NotRun("needs a factory with the argument learning_rate")
     params, low = case.params, trees.cast(case.params, jnp.bfloat16)
     rates = (0.25, jnp.float32(0.25), lambda step: 0.25)
-    cases = [Case(build(case.factory, learning_rate=rate), extra=case.extra) for rate in rates]
+    cases = [case.sibling(build(case.factory, learning_rate=rate)) for rate in rates]
     dtypes = [c.shapes(low, c.tx.init(low), low)[0] for c in cases]
     first = quick_jit(
         lambda g, states: [c.update(g, s, params)[0] for c, s in zip(cases, states, strict=True)]

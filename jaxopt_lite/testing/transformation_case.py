@@ -121,6 +121,12 @@ class TransformationCase:
             return self.given_extra
         return next(filter(self._traces, (loss_arguments, curvature_arguments)), None)
 
+    def sibling(self, tx: Any) -> "TransformationCase":
+        """A transformation of the same kind, which takes the same extra arguments."""
+        other = TransformationCase(tx, params=self.params, extra=self.extra)
+        other.memory["traces"] = self.traceable
+        return other
+
     def _traces(self, extra: Callable[..., dict[str, Any]] | None) -> bool:
         """Whether ``update`` can be traced with these extra arguments."""
         try:
