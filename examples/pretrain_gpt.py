@@ -7,8 +7,8 @@ python examples/pretrain_gpt.py --mesh data=2,fsdp=4              # eight device
 python examples/pretrain_gpt.py --mesh data=2,fsdp=4 --processes 2             # in two processes
 python examples/pretrain_gpt.py --mesh data=8,fsdp=64 --processes cluster      # the same line on every host
 
-Every batch and the optimizer's state are shared out over all devices, parameters over those of "fsdp". The loss
-curve and the checkpoints go to ./out; a run without --resume replaces them.
+Batches and the optimizer's state are shared out over all devices, parameters over "fsdp" alone. Loss curve and
+checkpoints go to ./out; a run without --resume replaces them.
 """
 
 import argparse
@@ -94,9 +94,8 @@ def continuation(params, data, key, config):
 def main(*, preset="cpu", out="out", mesh=None, resume=False, check=True, seed=0, **sizes):
     """Train, sample, plot; ``sizes`` replace entries of the preset. Returns the figures and the whole run."""
     began, settings, folder = time.perf_counter(), PRESETS[preset] | sizes, Path(out, "pretrain_gpt")
-    batch, steps = settings["batch"], settings["steps"]
-    config = gpt.Config(*(settings[name] for name in gpt.Config._fields))
-    mesh, data = devices.mesh_of(mesh, batch), text.read_text()
+    batch, steps, data = settings["batch"], settings["steps"], text.read_text()
+    config, mesh = gpt.Config(*map(settings.get, gpt.Config._fields)), devices.mesh_of(mesh, batch)
     key_init, key_data, key_sample = jax.random.split(jax.random.key(seed), 3)
 
     init, tx = functools.partial(gpt.init, config=config), optimizer(settings["learning_rate"], steps)
