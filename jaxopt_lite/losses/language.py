@@ -71,7 +71,8 @@ def linear_softmax_cross_entropy(
         kernel. ``False`` walks chunks of tokens and forms the gradient in the forward pass: 6·N·H·V
         operations, a float32 ``[H, V]`` accumulator, one scalar result only. ``None`` takes ``False`` for a
         scalar result without stats with 3·H ≤ N, where the accumulator is at most a third of the logits; else
-        ``True``, which needs the least memory.
+        ``True``, which needs the least memory. On several TPU chips under plain ``jit`` both hold the
+        accumulator of the chip's own part of the vocabulary.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes the multiple of 128 nearest to what makes a block of logits as large as ``hidden``:
         H columns, within 1024 … 8192; or N·H/V tokens, within 256 (N/8 for small N) … 1024.
