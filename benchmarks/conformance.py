@@ -156,10 +156,6 @@ def as_markdown(results):
         *summary(results), "",
     ]  # fmt: skip
     lines += [mutation_line(results["mutants"]), ""] if results["mutants"] else []
-    parts = [row for rows in results["rows"].values() for row in rows] + [
-        results["mutants"] or {"seconds": 0}
-    ]
-    lines += [f"All of it took {sum(part['seconds'] for part in parts) / 60:.0f} minutes.", ""]
     for row in results["rows"].get("ours", ()):
         lines += [f"- ours: `{row['item']}` breaks {', '.join(row['broken'])}"] if row["broken"] else []
     if "optax" in results["rows"]:
