@@ -12,11 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_lite import tree
 from jaxopt_lite.types import GradientTransformation, Params
+
+try:
+    from jax.experimental.shard_alike import shard_alike
+except ImportError:  # jax 0.12 is without it: `out_shardings` of the jitted step then keep a state where it was
+    shard_alike = lambda x, y: (x, y)
 
 __all__ = ["state_shardings", "zero_shardings"]
 
