@@ -19,7 +19,7 @@ from jaxopt_lite.types import GradientTransformation, Params
 
 try:
     from jax.experimental.shard_alike import shard_alike
-except ImportError:  # jax 0.12 is without it: `out_shardings` of the jitted step then keep a state where it was
+except ImportError:  # jax 0.12 is without it; `out_shardings` of a jitted step keep a state there
     shard_alike = lambda x, y: (x, y)
 
 __all__ = ["state_shardings", "zero_shardings"]
