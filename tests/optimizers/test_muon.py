@@ -12,7 +12,6 @@ import pytest
 import jaxopt_lite as jol
 from jaxopt_lite.optimizers import muon as muon_factory
 from jaxopt_lite.optimizers import newton_schulz, scale_by_muon
-from jaxopt_lite.testing import check_transformation
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -177,10 +176,3 @@ def test_wrong_arguments():
 def test_it_prints_as_its_call():
     assert repr(jol.muon(0.02, steps=7)) == "muon(learning_rate=0.02, steps=7)"
     assert muon_factory is jol.muon
-
-
-CLAIMS = {"leafwise", "odd", "gradient_dtype", "pickles", "strict"}
-
-
-def test_laws():
-    check_transformation(jol.muon, claims=CLAIMS)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxopt_lite import optimizers
-from jaxopt_lite.testing import check_transformation
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -54,9 +53,3 @@ def test_the_size_of_gradients_does_not_matter(size):
     tx = optimizers.normuon(0.1)
     run = jax.jit(lambda g: tx.update(g, tx.init(g), g)[0])
     np.testing.assert_allclose(run(size * g), run(g), atol=1e-5)
-
-
-def test_laws():
-    check_transformation(
-        optimizers.normuon, claims={"leafwise", "odd", "gradient_dtype", "pickles", "strict"}
-    )

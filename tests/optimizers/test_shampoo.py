@@ -7,7 +7,6 @@ import pytest
 
 from jaxopt_lite import optimizers
 from jaxopt_lite.optimizers.shampoo import _from_blocks, _to_blocks, inverse_root
-from jaxopt_lite.testing import check_transformation
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -84,9 +83,3 @@ def test_wrong_arguments():
     for options in ({"precondition_every": 0}, {"b2": 1.0}, {"block_size": 0}, {"graft": "lamb"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             optimizers.shampoo(0.1, **options)
-
-
-def test_laws():
-    check_transformation(
-        optimizers.shampoo, claims={"leafwise", "odd", "gradient_dtype", "pickles", "strict"}
-    )

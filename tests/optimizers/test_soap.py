@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxopt_lite import optimizers
-from jaxopt_lite.testing import check_transformation
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -84,8 +83,3 @@ def test_wrong_arguments():
     for options in ({"precondition_every": 0}, {"b2": 1.0}, {"max_dim": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             optimizers.soap(0.1, **options)
-
-
-def test_laws():
-    claims = {"leafwise", "odd", "gradient_dtype", "pickles", "strict", "decays"}
-    check_transformation(optimizers.soap, claims=claims)

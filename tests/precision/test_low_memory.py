@@ -7,8 +7,6 @@ import optax
 import pytest
 
 import jaxopt_lite as jol
-from jaxopt_lite.testing import check_transformation
-from tests.precision.test_rounding import FAILS
 
 
 @pytest.mark.parametrize(
@@ -18,11 +16,6 @@ def test_bytes_a_parameter(options, limit):
     params = jax.eval_shape(lambda: jnp.zeros((4096, 1024), jnp.bfloat16))
     state = jax.eval_shape(jol.low_memory_adamw(1e-3, **options).init, params)
     assert jol.state_bytes((params, state)) / params.size < limit
-
-
-def test_laws():
-    tx = jol.low_memory_adamw(1e-2, min_size=1)
-    check_transformation(tx, claims={"pickles", "strict", "decays"}, expected_failures=FAILS)
 
 
 def test_it_is_the_combination():

@@ -8,16 +8,19 @@ import pytest
 
 import jaxopt_lite as jol
 from jaxopt_lite.testing import check_transformation
-from tests.precision.test_rounding import FAILS, run
+from tests.precision.test_rounding import run
 
+FAILS = {
+    "dtypes_kept": "emits float32 updates for 16-bit parameters",
+    "bfloat16_tracks_float32": "its updates land on bfloat16 numbers",
+    "float16_tracks_float32": "its updates land on float16 numbers",
+}
 WRAPPERS = {"kahan": jol.kahan, "int16": lambda tx: jol.master_weights(tx, "int16")}
 WRAPPERS |= {"float32": jol.master_weights, "int8": lambda tx: jol.master_weights(tx, "int8")}
 
 
-@pytest.mark.parametrize(
-    "tx", [jol.kahan(jol.adam(1e-2)), jol.master_weights(jol.adam(1e-2), "int8")], ids=repr
-)
-def test_laws(tx):
+def test_laws_with_a_correction_in_a_byte():
+    tx = jol.master_weights(jol.adam(1e-2), "int8")
     check_transformation(tx, claims={"pickles", "strict"}, expected_failures=FAILS)
 
 

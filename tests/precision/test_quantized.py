@@ -13,7 +13,6 @@ import pytest
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers, precision
 from jaxopt_lite.precision.quantized import Encoded, is_encoded
-from jaxopt_lite.testing import check_transformation
 
 RNG = np.random.default_rng(5)
 PARAMS = {"kernel": jnp.asarray(RNG.normal(size=(16, 256)), jnp.float32), "bias": jnp.ones(256)}
@@ -120,11 +119,6 @@ def test_a_coordinate_without_gradient_never_moves_and_resuming_is_bit_exact(cod
     again = treedef.unflatten([jnp.asarray(x) for x in saved])
     chex.assert_trees_all_equal(steps(tx, grads[13:], half, again)[2], params)
     assert jax.tree.structure(pickle.loads(pickle.dumps(half_state))) == treedef
-
-
-def test_laws():
-    tx = jol.quantize_state(jol.adamw(1e-2), min_size=1)
-    check_transformation(tx, claims={"pickles", "strict", "decays"})
 
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])

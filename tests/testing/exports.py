@@ -100,7 +100,11 @@ ROWS = {
     "lamb": row(None, LEAF),
     "lars": row(None, LEAF, {"decays"}),
     "mars": row(None, LEAF),
+    "muon": row(None, LEAF),
+    "normuon": row(None, LEAF),
     "novograd": row(None, LEAF),
+    "shampoo": row(None, LEAF),
+    "soap": row(None, LEAF, {"decays"}),
     # rules that need more than gradients
     "hutchinson_estimator_diag_hessian": row(
         None,
@@ -154,9 +158,9 @@ ROWS = {
     "tunable": row(lambda: wrappers.tunable(optimizers.adamw, learning_rate=RATE), ENTRY, {"decays"}),
     # storage
     "kahan": row(lambda: jol.precision.kahan(adam()), without=EXACT),
-    "low_memory_adamw": row(None, {"decays"}, without=EXACT),
+    "low_memory_adamw": row(lambda: jol.low_memory_adamw(RATE, min_size=1), {"decays"}, without=EXACT),
     "master_weights": row(lambda: jol.precision.master_weights(adam()), without=EXACT),
-    "quantize_state": row(lambda: jol.precision.quantize_state(adam())),
+    "quantize_state": row(lambda: jol.precision.quantize_state(jol.adamw(RATE), min_size=1), {"decays"}),
     "stochastic_rounding": row(lambda: jol.precision.stochastic_rounding(adam()), without=EXACT),
 }
 NOT_CHECKED = {
