@@ -29,7 +29,7 @@ TEMPERATURE = 0.05
 
 def check_model(params):
     """The forward pass gives the cosines that the model's authors publish, to their last digit."""
-    vectors = encoder.apply(params, encoder.tokens(encoder.SENTENCES, 16))
+    vectors = jax.jit(encoder.apply)(params, encoder.tokens(encoder.SENTENCES, 16))
     cosines = vectors @ vectors.T
     np.testing.assert_allclose(cosines, encoder.COSINES, rtol=0, atol=1e-4)
     print(f"cosine of the first two sentences: {cosines[0, 1]:.4f}, published {encoder.COSINES[0][1]:.4f}")
@@ -76,7 +76,7 @@ def train(method, memory, pretrained, train_ids, held_out, settings, seed):
     key, steps, batch = jax.random.key(seed), settings["steps"], settings["batch"]
     params, frozen = parts(method, memory, pretrained, settings["rank"], key)
     tx = optimizer(method, memory, steps)
-    state, step = tx.init(params), jol.make_step(loss_fn, tx)
+    state, step = jax.jit(tx.init)(params), jol.make_step(loss_fn, tx)
     trained = sum(leaf.size for leaf in jax.tree.leaves(params))
     row = {
         "trained": trained,

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +39,8 @@ def test_labels_are_in_range(example):
     logits, labels = example
     assert logits.shape[:1] == labels.shape
     assert ((np.asarray(labels) >= 0) & (np.asarray(labels) < logits.shape[1])).all()
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    z = np.asarray(logits, np.float64)
+    loss = np.logaddexp.reduce(z, axis=1) - z[np.arange(len(z)), labels]
     assert np.isfinite(loss).all()
 
 
