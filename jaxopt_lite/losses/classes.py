@@ -3,7 +3,6 @@
 Nothing here is exported. ``axes`` are class axes, labels are class ids of the leading axes.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -55,7 +54,7 @@ def valid_or_nan(losses: jax.Array, labels: jax.Array, num_classes: int) -> jax.
     return losses * jnp.where(valid, 1, jnp.nan).astype(losses.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@jax.custom_jvp
 def pick(values: jax.Array, labels: jax.Array) -> jax.Array:
     """``values[..., label]``; 0 for a label that is no class."""
     inside = jnp.clip(labels, 0, values.shape[-1] - 1)
@@ -64,9 +63,9 @@ def pick(values: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @pick.defjvp
-def _pick_jvp(labels: jax.Array, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _pick_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # A sum over a select rather than the gather: it transposes to a select, the gather to a scatter.
-    (values,), (dv,) = primals, tangents
+    (values, labels), (dv, _) = primals, tangents
     ids = jax.lax.broadcasted_iota(labels.dtype, values.shape, values.ndim - 1)
     return pick(values, labels), jnp.sum(jnp.where(ids == labels[..., None], dv, 0), axis=-1)
 
