@@ -31,17 +31,25 @@ class Jitted:
 
 
 def jitted(f):
-    """``f`` under ``jit``, where every option that is no array is static."""
+    """``f`` under ``jit``, where every argument that is no array is static."""
 
     @functools.wraps(f)
     def call(*args, **options):
-        arrays = {name: value for name, value in options.items() if isinstance(value, jax.Array | np.ndarray)}
-        static = tuple((name, value) for name, value in options.items() if name not in arrays)
-        return _program(f, static)(args, arrays)
+        given = {str(i): value for i, value in enumerate(args)} | options
+        arrays = {
+            name: value for name, value in given.items() if isinstance(value, jax.Array | np.ndarray | list)
+        }
+        static = tuple((name, value) for name, value in given.items() if name not in arrays)
+        return _program(f, static, len(args))(arrays)
 
     return call
 
 
 @functools.cache
-def _program(f, static):
-    return jax.jit(lambda args, arrays: f(*args, **arrays, **dict(static)))
+def _program(f, static, count):
+    def run(arrays):
+        given = dict(static) | arrays
+        args = [given.pop(str(i)) for i in range(count)]
+        return f(*args, **given)
+
+    return jax.jit(run)

@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_lite import losses
+import jaxopt_lite as jol
 from tests.oracles.compare import DTYPES, Case, check, check_golden, golden, pairs, triples, value_and_slope
+from tests.users import Jitted
 
+losses = Jitted(jol.losses)
 INF, NAN = np.inf, np.nan
 INTEGER = "softmax_cross_entropy_with_integer_labels"
 integer_loss = losses.softmax_cross_entropy_with_integer_labels

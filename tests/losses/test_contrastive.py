@@ -11,10 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_lite import losses
+import jaxopt_lite as jol
 from tests import users
 from tests.oracles.compare import DTYPES, Case, check, check_golden, golden, triples, value_and_slope
 
+losses = users.Jitted(jol.losses)
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=(2, 5, 3))
 GROUPS = np.array([0, 0, 1, 1, 2], np.int32)

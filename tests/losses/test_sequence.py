@@ -10,9 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_lite.losses.sequence import ctc_loss, ctc_loss_with_forward_probs, log_add, sigmoid
+from jaxopt_lite import losses
+from jaxopt_lite.losses.sequence import ctc_loss_with_forward_probs, log_add, sigmoid
 from tests.oracles import losses_more as oracle
+from tests.users import jitted
 
+ctc_loss = jitted(losses.ctc_loss)
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "ctc_torch.json").read_text())
 INF = np.inf
 RNG = np.random.default_rng(0)
