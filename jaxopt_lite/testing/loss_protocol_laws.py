@@ -26,6 +26,15 @@ def jit_equals_eager(case: Case) -> None:
     expect_close(jax.jit(case.loss)(*case.inputs), case.result, "the compiled loss")
 
 
+def jitted_inside_a_gradient(case: Case) -> None:
+    """A compiled loss in a compiled gradient: labels as ``nondiff_argnums`` of a custom rule leak a tracer there."""
+    jitted = jax.jit(case.loss)
+    total = lambda *inputs: jnp.sum(jitted(*inputs))
+    got = case.compiled(jax.grad(total, case.argnums))(*case.inputs)
+    for i, slope, want in zip(case.argnums, got, case.gradient(case.inputs), strict=True):
+        expect_close(slope, want, f"the gradient by argument {i}")
+
+
 def vmap_equals_loop(case: Case) -> None:
     """``vmap`` over stacked problems is a loop over them; a reduction over a wrong axis shows here."""
     other = case.pick(case.inputs, np.arange(case.inputs[0].shape[0])[::-1])

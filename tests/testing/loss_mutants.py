@@ -1,5 +1,7 @@
 """Wrong losses: each wrong in one way seen in the wild, with the laws it breaks, no more and no less."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +42,13 @@ def answers_float32_in_bfloat16(predictions, targets):
     return (0.5 * (p - t) ** 2).astype(jnp.bfloat16 if p.dtype == jnp.float32 else p.dtype)
 
 
-@breaks("jit_equals_eager", "finite_float32", "vmap_equals_loop", "temporaries_within_budget")
+@breaks(
+    "jit_equals_eager",
+    "finite_float32",
+    "jitted_inside_a_gradient",
+    "vmap_equals_loop",
+    "temporaries_within_budget",
+)
 def branches_on_a_value(predictions, targets):
     p, t = pair(predictions, targets)
     return (p - t) ** 2 if jnp.sum(t) > -1e9 else p
@@ -48,8 +56,8 @@ def branches_on_a_value(predictions, targets):
 
 @breaks(
     "vmap_equals_loop", "gradient_matches_differences", "forward_equals_reverse", "second_derivative_is_finite",
-    "gradient_has_the_arguments_dtype", "temporaries_within_budget", "hostile_predictions", "zero_predictions",
-    "differentiable_at_the_target", "one_hot_targets",
+    "jitted_inside_a_gradient", "gradient_has_the_arguments_dtype", "temporaries_within_budget",
+    "hostile_predictions", "zero_predictions", "differentiable_at_the_target", "one_hot_targets",
 )  # fmt: skip
 def calls_back_to_numpy(predictions, targets):
     p, t = pair(predictions, targets)
@@ -66,6 +74,19 @@ def _wrong_rule(derivative, rule=jax.custom_jvp):
     else:
         loss.defvjp(lambda p, t: (loss(p, t), p - t), lambda d, g: (g * derivative(d), -g * derivative(d)))
     return loss
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _squares_of(p, t):
+    return 0.5 * (p - t) ** 2
+
+
+_squares_of.defjvp(lambda t, ps, ds: (_squares_of(*ps, t), (ps[0] - t) * ds[0]))
+
+
+@breaks("jitted_inside_a_gradient", argnums=(0,))
+def takes_targets_for_static(predictions, targets):
+    return _squares_of(*pair(predictions, targets))
 
 
 @breaks("gradient_matches_differences")
