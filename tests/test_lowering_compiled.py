@@ -77,3 +77,29 @@ def test_the_fused_loss_needs_a_fifth_of_held_logits():
         done = program(mesh, step, transformer.head_arguments(model, mesh))
         temporaries.append(done.memory_analysis().temp_size_in_bytes)
     assert 5 * temporaries[0] <= temporaries[1], temporaries
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_several_tpus_reduce_the_gradient_of_the_head_once(recompute):
+    mesh = mesh_of("v5e:2x4", (2, 4), ("data", "model"))
+    n, h, v = 4096, 1024, 32_768
+    arrays = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(*axes)))
+        for shape, dtype, axes in (
+            ((n, h), jnp.bfloat16, ("data",)),
+            ((h, v), jnp.bfloat16, (None, "model")),
+            ((n,), jnp.int32, ("data",)),
+        )
+    ]
+    loss = functools.partial(
+        jol.losses.linear_softmax_cross_entropy, recompute=recompute, chunk_size=256, reduction="mean"
+    )
+    text = program(mesh, jax.jit(jax.grad(loss, (0, 1))), arrays).as_text()
+    lines = text[text.index("\nENTRY") :].splitlines()
+    of_the_head = lambda rows: [
+        r for r in rows if f"[{h},{v // 4}]" in r.split("all-reduce")[0] and "all-reduce" in r
+    ]
+    assert "while(" in text
+    assert len(of_the_head(lines)) == 1
+    assert of_the_head(text[: text.index("\nENTRY")].splitlines()) == []
+    assert "all-gather" not in text
