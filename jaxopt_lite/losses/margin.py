@@ -4,6 +4,7 @@ Binary scores have targets −1 and 1; multiclass scores ``[..., C]`` have class
 ``jaxopt_lite.losses.classification``: a score of −∞ marks an impossible class, a label that is no class gives NaN.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -86,21 +87,45 @@ def perceptron_loss(
     return reduced("perceptron_loss", jnp.maximum(0, -margins), where, weights, reduction)
 
 
+def _race(
+    s: jax.Array, labels: jax.Array, margin: float
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The label's score, the strongest rival's, its lead, and where the label's class is."""
+    own = pick(s, labels)
+    is_own = jax.lax.broadcasted_iota(labels.dtype, s.shape, s.ndim - 1) == labels[..., None]
+    # Without a margin the own score is a rival like any other, which saves writing the rivals to memory.
+    rival = jnp.max(s if margin == 0 else jnp.where(is_own, -jnp.inf, s), axis=-1)
+    # No rival: −∞, and not −∞ + ∞ where the own score is −∞ too.
+    lead = jnp.where((rival == -jnp.inf) | (own == jnp.inf), -jnp.inf, rival - own + margin)
+    return own, rival, lead, is_own
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _lead(s: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
+    """max over classes j of s_j − s_y + margin·[j ≠ y]; classes of score −∞ are no rivals."""
+    return jnp.maximum(0, _race(s, labels, margin)[2])
+
+
+@_lead.defjvp
+def _lead_jvp(margin: float, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # The winners share the gradient, as in jnp.max, whose own rule would also sum it for the label's class.
+    (s, labels), (ds, _) = primals, tangents
+    _, rival, lead, is_own = _race(s, labels, margin)
+    ahead, level = (lead >= 0)[..., None], (lead <= 0)[..., None]
+    wins = jnp.where(is_own, level, ahead & (s == rival[..., None])).astype(s.dtype)
+    share = wins / jnp.sum(wins, axis=-1, keepdims=True) - is_own
+    return _lead(s, labels, margin), jnp.sum(share * ds, axis=-1)
+
+
 def _multiclass(
     name: str, scores: Any, labels: Any, margin: float, where: Any, weights: Any, reduction: str
 ) -> jax.Array:
-    """max over classes j of s_j − s_y + margin·[j ≠ y]; classes of score −∞ are no rivals."""
     checks.floating(name, scores=scores)
     *shape, num_classes = jnp.shape(scores)
     labels, _ = label_mask(name, labels, tuple(shape), where, weights)
     (s,) = entries(name, where, weights, axis=-1, scores=scores)
-    own = pick(s, labels)
-    ids = jax.lax.broadcasted_iota(labels.dtype, s.shape, s.ndim - 1)
-    lead = s - jnp.where(own == jnp.inf, 0, own)[..., None] + margin
-    lead = jnp.where(s == -jnp.inf, -jnp.inf, lead)  # not −∞ + ∞ where the own score is −∞ too
-    lead = jnp.max(jnp.where(ids == labels[..., None], 0, lead), axis=-1)
-    losses = jnp.where(own == jnp.inf, 0, lead)
-    return reduced(name, valid_or_nan(losses, labels, num_classes), where, weights, reduction)
+    losses = valid_or_nan(_lead(s, labels, margin), labels, num_classes)
+    return reduced(name, losses, where, weights, reduction)
 
 
 def multiclass_hinge_loss(
