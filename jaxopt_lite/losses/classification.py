@@ -175,7 +175,10 @@ def sigmoid_binary_cross_entropy(
         checks.shape(name, "pos_weight", pos_weight, x.shape[-1:])
         pos_weight = jnp.broadcast_to(jnp.asarray(pos_weight), x.shape)
     pos_weight = option(name, "pos_weight", pos_weight, x.shape, x.dtype)
-    losses = product(y * pos_weight, jax.nn.softplus(-x)) + product(1 - y, jax.nn.softplus(x))
+    # softplus(±x) = max(±x, 0) + log(1 + exp(−|x|)): one exponential and one logarithm serve both terms.
+    yes, no = y * pos_weight, 1 - y
+    size = jnp.where(x > 0, x, -x)
+    losses = product(jnp.where(x > 0, no, yes), size) + (yes + no) * jnp.log1p(jnp.exp(-size))
     return reduced(name, losses, where, weights, reduction)
 
 
