@@ -115,10 +115,12 @@ def generalized_kl_divergence(
     where, classes = split_mask(name, where, targets, axis)
     arrays: dict[str, Any] = {"log_predictions": log_predictions, "targets": targets}
     log_q, t = entries(name, where, weights, axis=axis, classes=classes, **arrays)
-    terms = _kl_terms(log_q, t) + (jnp.exp(log_q) - t)
+    surplus = jnp.exp(log_q) - t
     if classes is not None:
-        terms = jnp.where(classes, terms, 0)
-    losses = jnp.sum(terms, axis=axes_of(axis, t.ndim))
+        surplus = jnp.where(classes, surplus, 0)
+    axes = axes_of(axis, t.ndim)
+    # Two sums, as the terms of one would be written to memory beside exp(log q), which the gradient keeps.
+    losses = jnp.sum(_kl_terms(log_q, t), axis=axes) + jnp.sum(surplus, axis=axes)
     return reduced(name, losses, where, weights, reduction)
 
 
