@@ -290,7 +290,13 @@ def _floored(x: jax.Array, axes: tuple[int, ...], epsilon: Any) -> tuple[jax.Arr
 
 def _cosine_parts(p: jax.Array, t: jax.Array, epsilon: Any, axes: tuple[int, ...]) -> tuple[jax.Array, Any]:
     of_p, of_t = _floored(p, axes, epsilon), _floored(t, axes, epsilon)
-    product = jnp.sum((p * of_p[0]) * (t * of_t[0]), axis=axes, keepdims=True)
+    scale_p, scale_t = of_p[0], of_t[0]
+    # Scaled copies cost two passes over memory that ordinary vectors do not need.
+    product = jax.lax.cond(
+        jnp.all((scale_p == 1) & (scale_t == 1)),
+        lambda: jnp.sum(p * t, axis=axes, keepdims=True),
+        lambda: jnp.sum((p * scale_p) * (t * scale_t), axis=axes, keepdims=True),
+    )
     return product * (of_p[1] * of_t[1]), (of_p, of_t)
 
 
