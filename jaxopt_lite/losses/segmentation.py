@@ -72,7 +72,7 @@ def _overlap(
     over = [i + (i >= place) for i in axes]
     summed = lambda a: jnp.moveaxis(jnp.sum(a, axis=over), place - (0 in axes), -1)
     frequencies = jnp.sum(t, axis=[i for i in range(last + 1) if i != place])
-    return _Overlap(summed(p * t), summed(p * (1 - t)), summed(not_p * t), frequencies, where)
+    return _Overlap(summed(p * t), summed(p - p * t), summed(not_p * t), frequencies, where)
 
 
 def _mean_over_classes(
