@@ -4,11 +4,13 @@ A probability of 0 is a logarithm of −∞. Where the target is 0 a class costs
 (0·log 0 = 0); where only the prediction is 0 the divergence is +∞. All results are in nats.
 """
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxopt_lite import checks
 from jaxopt_lite.losses.classes import label_mask, log_probabilities, negative_log_likelihood, valid_or_nan
@@ -35,6 +37,48 @@ def _log_kl_terms(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Arr
     """t·(log t − log q) from log t, with value and gradient 0 where t is 0."""
     known = jnp.where(log_targets == -jnp.inf, 0, log_targets)
     return product(jnp.exp(log_targets), known - log_predictions)
+
+
+def _exact_sum(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Array:
+    """Σ ``_log_kl_terms`` over the last axis."""
+    return jnp.sum(_log_kl_terms(log_predictions, log_targets), axis=-1)
+
+
+@jax.custom_batching.custom_vmap
+def _quick_sum(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Array:
+    """``_exact_sum`` with 0·∞ looked for only where it left its NaN."""
+    sums = jnp.sum(jnp.exp(log_targets) * (log_targets - log_predictions), axis=-1)
+    return jax.lax.cond(
+        jnp.any(jnp.isnan(sums)),
+        lambda q, t, _: _exact_sum(q, t),
+        lambda _, __, s: s,
+        log_predictions,
+        log_targets,
+        sums,
+    )
+
+
+@_quick_sum.def_vmap
+def _quick_sum_batched(size: int, batched: Any, *arrays: jax.Array) -> tuple[jax.Array, bool]:
+    # Still one condition: under a plain vmap both of its branches would run.
+    rows = [a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip(arrays, batched, strict=True)]
+    return _quick_sum(*rows), True
+
+
+@jax.custom_jvp
+def _log_kl(log_predictions: jax.Array, log_targets: jax.Array) -> jax.Array:
+    """``_exact_sum``; on CPUs, where its selects keep XLA from summing as it goes, without them as a rule."""
+    return jax.lax.platform_dependent(log_predictions, log_targets, cpu=_quick_sum, default=_exact_sum)
+
+
+@functools.partial(_log_kl.defjvp, symbolic_zeros=True)
+def _log_kl_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (log_q, log_t), (dq, dt) = primals, tangents
+    value = _log_kl(log_q, log_t)
+    dq = jnp.zeros_like(log_q) if isinstance(dq, SymbolicZero) else dq
+    if isinstance(dt, SymbolicZero):
+        return value, jax.jvp(lambda q: _exact_sum(q, log_t), (log_q,), (dq,))[1]
+    return value, jax.jvp(_exact_sum, primals, (dq, dt))[1]
 
 
 def kl_divergence(
@@ -88,7 +132,9 @@ def kl_divergence_with_log_targets(
     where, classes = split_mask(name, where, log_targets, axis)
     arrays: dict[str, Any] = {"log_predictions": log_predictions, "log_targets": log_targets}
     log_q, log_t = entries(name, where, weights, axis=axis, classes=classes, **arrays)
-    losses = jnp.sum(_log_kl_terms(log_q, log_t), axis=axes_of(axis, log_t.ndim))
+    axes = axes_of(axis, log_t.ndim)
+    rows = axes == (log_t.ndim - 1,)
+    losses = _log_kl(log_q, log_t) if rows else jnp.sum(_log_kl_terms(log_q, log_t), axis=axes)
     return reduced(name, losses, where, weights, reduction)
 
 
