@@ -45,6 +45,15 @@ def test_oracle(case, dtype):
     check(case, dtype)
 
 
+def test_binary_cross_entropy_at_zero():
+    y = jnp.array([0.0, 0.25, 1.0])
+    loss = lambda x: jol.losses.sigmoid_binary_cross_entropy(x, y)
+    slope = lambda x: jax.jvp(loss, (x,), (jnp.ones(3),))
+    derivatives = jax.jit(lambda x: (*slope(x), jax.jvp(slope, (x,), (jnp.ones(3),))[1][1]))(jnp.zeros(3))
+    for got, want in zip(derivatives, (np.full(3, np.log(2)), 0.5 - y, np.full(3, 0.25)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
 def test_cross_entropy_textbook():
     targets, predictions = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.8, 0.2], [0.3, 0.7]])
     value = losses.cross_entropy(predictions, targets, reduction="mean")

@@ -90,6 +90,14 @@ def test_kl_gradients_at_zero_probabilities(name):
     np.testing.assert_array_equal(hessian, np.zeros_like(hessian))
 
 
+def test_batched_kl_from_log_targets_keeps_each_row_exact():
+    loss = losses.kl_divergence_with_log_targets
+    both = jnp.stack([LOG["q"], jnp.log(jnp.asarray(T[::-1]))]), jnp.stack([LOG["t"]] * 2)
+    expected = jnp.stack([loss(q, t) for q, t in zip(*both, strict=True)])
+    np.testing.assert_allclose(jax.jit(jax.vmap(loss))(*both), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(loss, (0, None))(both[0], LOG["t"]), expected, rtol=1e-6)
+
+
 def test_kl_slope_at_a_zero_target_is_minus_infinity_or_zero_never_nan():
     slope = jax.grad(lambda t: losses.kl_divergence(LOG["q"], t).sum())(jnp.asarray(T, jnp.float32))
     np.testing.assert_allclose(slope[:2], [[1, 1, 0], [-INF, np.log(0.5 / 0.3) + 1, 1]], rtol=1e-6)

@@ -1,5 +1,6 @@
 """Margin losses: oracle, optax, infinite scores, ties, labels out of range."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -62,6 +63,18 @@ def test_infinite_scores_and_wrong_labels(name):
     np.testing.assert_array_equal(value, [0, 0, INF, INF, 0, np.nan, np.nan])
     assert not np.isnan(slope[:5]).any()
     assert np.isnan(slope[5:]).all()
+
+
+@pytest.mark.parametrize("name", MULTICLASS)
+def test_ties_share_the_gradient_and_have_no_curvature(name):
+    loss, labels = getattr(losses, name), jnp.array([0, 0])
+    # Two rivals, or one and the label, at the margin's edge.
+    edge = 1.0 if name == "multiclass_hinge_loss" else 0.0
+    scores = jnp.array([[0.0, 2.0, 2.0], [edge, 0.0, -5.0]])
+    slope = lambda s: jax.grad(lambda s: loss(s, labels).sum())(s)
+    first, second = jax.jit(lambda s: jax.jvp(slope, (s,), (jnp.ones_like(s) + s,)))(scores)
+    np.testing.assert_allclose(first, [[-1, 0.5, 0.5], [-0.5, 0.5, 0]])
+    np.testing.assert_array_equal(second, np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("name", MULTICLASS)

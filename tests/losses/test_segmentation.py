@@ -67,8 +67,7 @@ def test_16_bit():
 def test_derivatives(name):
     loss = getattr(segmentation, name)
     x, t = (ONE, HIT) if name == "binary_dice_loss" else (X, T)
-    few = np.asarray(t[:2])
-    oracle.assert_smooth(lambda x: loss(x, few), x[:2])
+    oracle.assert_smooth(loss, x[:2], np.abs(t[:2] - 0.1))
 
 
 def test_laws_of_the_generalized_loss():
