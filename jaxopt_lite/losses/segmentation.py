@@ -24,6 +24,7 @@ from jaxopt_lite import checks
 from jaxopt_lite.losses.reduce import Axis, axes_of, entries, option, reduced, split_mask
 
 _Sums = tuple[jax.Array, jax.Array, jax.Array]
+_FEW = 8  # classes; with fewer, sums along contiguous pixels take half the time
 
 
 class _Overlap(NamedTuple):
@@ -43,48 +44,42 @@ def _paired(predictions: Any, targets: Any) -> tuple[Any, Any]:
     return predictions, targets
 
 
-def _softmax(x: jax.Array, pixels: Any) -> jax.Array:
-    p = jax.nn.softmax(x, axis=-1)
+def _softmax(x: jax.Array, pixels: Any, axis: int) -> jax.Array:
+    p = jax.nn.softmax(x, axis=axis)
     return p if pixels is None else jnp.where(pixels, p, 0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _softmax_sums(axes: tuple[int, ...], x: jax.Array, t: jax.Array, pixels: Any) -> _Sums:
-    """``_sums`` of softmax probabilities, whose own rule keeps p alone for the gradient and shares one product."""
-    p = _softmax(x, pixels)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _softmax_sums(axis: int, axes: tuple[int, ...], x: jax.Array, t: jax.Array, pixels: Any) -> _Sums:
+    """Sums of softmax probabilities, whose own rule keeps p alone for the gradient and shares one product."""
+    p = _softmax(x, pixels, axis)
     hits = p * t
     return jnp.sum(hits, axis=axes), jnp.sum(p - hits, axis=axes), jnp.sum(t - hits, axis=axes)
 
 
 @functools.partial(_softmax_sums.defjvp, symbolic_zeros=True)
-def _softmax_sums_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+def _softmax_sums_jvp(axis: int, axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x, t, pixels), (dx, dt, _) = primals, tangents
-    p = _softmax(x, pixels)
+    p = _softmax(x, pixels, axis)
     dx = jnp.zeros_like(x) if isinstance(dx, SymbolicZero) else dx
-    dp = p * (dx - jnp.sum(p * dx, axis=-1, keepdims=True))
+    dp = p * (dx - jnp.sum(p * dx, axis=axis, keepdims=True))
     fixed = isinstance(dt, SymbolicZero)
     hits = t * dp if fixed else t * dp + p * dt
     total = jnp.sum(hits, axis=axes)
     negatives = -total if fixed else jnp.sum(dt - hits, axis=axes)
-    return _softmax_sums(axes, x, t, pixels), (total, jnp.sum(dp - hits, axis=axes), negatives)
+    return _softmax_sums(axis, axes, x, t, pixels), (total, jnp.sum(dp - hits, axis=axes), negatives)
 
 
-def _sums(axes: tuple[int, ...], x: jax.Array, t: jax.Array, pixels: Any, are_logits: bool) -> _Sums:
-    """Hits, false positives and false negatives over the ``pixels`` that count. None is the difference of two large
-    sums, so a small one keeps its digits."""
-    single = x.shape[-1] == 1
-    if are_logits and not single:
-        return _softmax_sums(axes, x, t, pixels)
-    if single:  # a last axis of length 1 would make the sums three times slower
-        x, t, pixels = x[..., 0], t[..., 0], None if pixels is None else pixels[..., 0]
+def _sums(
+    axis: int, axes: tuple[int, ...], x: jax.Array, t: jax.Array, pixels: Any, are_logits: bool
+) -> _Sums:
+    """Hits, false positives and false negatives over the ``pixels`` that count, of classes along ``axis``. None is
+    the difference of two large sums, so a small one keeps its digits."""
+    if are_logits and x.shape[axis] > 1:
+        return _softmax_sums(axis, axes, x, t, pixels)
     p, not_p = (jax.nn.sigmoid(x), jax.nn.sigmoid(-x)) if are_logits else (x, 1 - x)
     p = p if pixels is None else jnp.where(pixels, p, 0)
-
-    def total(terms: jax.Array) -> jax.Array:
-        sums = jnp.sum(terms, axis=axes)
-        return sums[..., None] if single else sums
-
-    return total(p * t), total(p - p * t), total(not_p * t)
+    return jnp.sum(p * t, axis=axes), jnp.sum(p - p * t, axis=axes), jnp.sum(not_p * t, axis=axes)
 
 
 def _overlap(
@@ -105,8 +100,13 @@ def _overlap(
     hidden = {"axis": (*axes, last), "classes": pixels, "predictions": predictions, "targets": targets}
     x, t = entries(name, where, weights, **hidden)
     frequencies = jnp.sum(t, axis=tuple(range(last)))
-    sums = _sums(axes, x, t, pixels, are_logits)
-    return _Overlap(*sums, frequencies, where)
+    place = min(1, last) if x.shape[-1] < _FEW else last
+    x, t = jnp.moveaxis(x, -1, place), jnp.moveaxis(t, -1, place)
+    pixels = None if pixels is None else jnp.moveaxis(pixels, -1, place)
+    sums = _sums(place, tuple(i + (i >= place) for i in axes), x, t, pixels, are_logits)
+    kept = place - sum(i < place for i in axes)
+    hits, false_positives, false_negatives = (jnp.moveaxis(a, kept, -1) for a in sums)
+    return _Overlap(hits, false_positives, false_negatives, frequencies, where)
 
 
 def _mean_over_classes(

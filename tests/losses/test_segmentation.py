@@ -70,6 +70,18 @@ def test_derivatives(name):
     oracle.assert_smooth(loss, x[:2], np.abs(t[:2] - 0.1))
 
 
+def test_many_classes_whose_axis_stays_last():
+    x, t = X.reshape(3, 5, 8), jax.nn.one_hot(RNG.integers(0, 8, (3, 5)), 8)
+    pixels = jnp.asarray(RNG.random((3, 5)) > 0.3)
+    p = oracle.probabilities(np.float64(x))
+    want = oracle.dice_loss(p, np.float64(t), pixels=np.asarray(pixels))
+    ruined = jnp.where(pixels[..., None], x, jnp.nan)
+    np.testing.assert_allclose(segmentation.dice_loss(ruined, t, where=pixels), want, rtol=1e-5)
+    both = optax.losses.dice_loss(x, t, axis=(0, 1))
+    np.testing.assert_allclose(segmentation.dice_loss(x, t, axis=(0, 1)), both, rtol=1e-5)
+    oracle.assert_smooth(segmentation.dice_loss, x, np.abs(t - 0.1))
+
+
 def test_laws_of_the_generalized_loss():
     loss = segmentation.multiclass_generalized_dice_loss
     where = jnp.arange(5) != 1
