@@ -133,7 +133,7 @@ def kl_divergence_with_log_targets(
     arrays: dict[str, Any] = {"log_predictions": log_predictions, "log_targets": log_targets}
     log_q, log_t = entries(name, where, weights, axis=axis, classes=classes, **arrays)
     axes = axes_of(axis, log_t.ndim)
-    rows = axes == (log_t.ndim - 1,)
+    rows = axes == (log_t.ndim - 1,)  # the only axes that _log_kl sums over
     losses = _log_kl(log_q, log_t) if rows else jnp.sum(_log_kl_terms(log_q, log_t), axis=axes)
     return reduced(name, losses, where, weights, reduction)
 

@@ -87,30 +87,28 @@ def perceptron_loss(
     return reduced("perceptron_loss", jnp.maximum(0, -margins), where, weights, reduction)
 
 
-def _race(
-    s: jax.Array, labels: jax.Array, margin: float
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The label's score, the strongest rival's, its lead, and where the label's class is."""
+def _race(s: jax.Array, labels: jax.Array, margin: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The strongest rival's score, its lead over the label's, and where the label's class is."""
     own = pick(s, labels)
     is_own = jax.lax.broadcasted_iota(labels.dtype, s.shape, s.ndim - 1) == labels[..., None]
     # Without a margin the own score is a rival like any other, which saves writing the rivals to memory.
     rival = jnp.max(s if margin == 0 else jnp.where(is_own, -jnp.inf, s), axis=-1)
     # No rival: −∞, and not −∞ + ∞ where the own score is −∞ too.
     lead = jnp.where((rival == -jnp.inf) | (own == jnp.inf), -jnp.inf, rival - own + margin)
-    return own, rival, lead, is_own
+    return rival, lead, is_own
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _lead(s: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
     """max over classes j of s_j − s_y + margin·[j ≠ y]; classes of score −∞ are no rivals."""
-    return jnp.maximum(0, _race(s, labels, margin)[2])
+    return jnp.maximum(0, _race(s, labels, margin)[1])
 
 
 @_lead.defjvp
 def _lead_jvp(margin: float, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     # The winners share the gradient, as in jnp.max, whose own rule would also sum it for the label's class.
     (s, labels), (ds, _) = primals, tangents
-    _, rival, lead, is_own = _race(s, labels, margin)
+    rival, lead, is_own = _race(s, labels, margin)
     ahead, level = (lead >= 0)[..., None], (lead <= 0)[..., None]
     wins = jnp.where(is_own, level, ahead & (s == rival[..., None])).astype(s.dtype)
     share = wins / jnp.sum(wins, axis=-1, keepdims=True) - is_own
