@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxopt_lite import checks
-from jaxopt_lite.losses import vocabulary
+from jaxopt_lite.losses import vocabulary, walk
 from jaxopt_lite.losses.language import head_of, sized, streaming
 from jaxopt_lite.losses.reduce import check_mask, counted, reduced
 from jaxopt_lite.losses.spread import spread
-from jaxopt_lite.losses.vocabulary import Head, log_softmax, part
+from jaxopt_lite.losses.vocabulary import Head, log_softmax
+from jaxopt_lite.losses.walk import part
 
 
 def linear_distillation_loss(
@@ -72,7 +73,7 @@ def linear_distillation_loss(
         keep = keep.reshape(-1, 1)
         x, u = jnp.where(keep, x, 0), jnp.where(keep, u, 0)
     head = streaming(sized(name, head, x, w, chunk_size), x, w)
-    arrays = vocabulary.alike(x, w, lax.stop_gradient(u), lax.stop_gradient(k))
+    arrays = walk.alike(x, w, lax.stop_gradient(u), lax.stop_gradient(k))
     losses = temperature**2 * divergence(head, *arrays)
     return reduced(name, losses.reshape(shape), where, weights, reduction)
 
@@ -139,14 +140,14 @@ def pair_stream(head: Head, x, w, u, k) -> dict[str, Any]:
         return carry[0] + jnp.sum(d, axis=1), carry[1] + jnp.sum(pull, axis=1)
 
     zero = jnp.zeros_like(s["rest"])
-    sums = vocabulary.over_blocks(body, (zero, zero), w.shape[head.vocabulary_axis], head.columns)
+    sums = walk.over_blocks(body, (zero, zero), w.shape[head.vocabulary_axis], head.columns)
     value, slope = sums if head.axis_name is None else lax.psum(sums, head.axis_name)
     return {"divergence": value, "slope": slope, "student": s, "teacher": t}
 
 
 def pair_back(head: Head, x, w, u, k, rows: dict[str, Any], ct: jax.Array) -> tuple:
     """The gradients of ``x`` (in float32) and ``w``: ``∂D/∂z = ∂D/∂s - S·Σ_v ∂D/∂s_v``."""
-    axis, vary = head.vocabulary_axis, partial(vocabulary.vary, axes=vocabulary.varying(x))
+    axis, vary = head.vocabulary_axis, partial(walk.vary, axes=walk.varying(x))
 
     def body(start, width, carry):
         dx, dw = carry
@@ -155,10 +156,10 @@ def pair_back(head: Head, x, w, u, k, rows: dict[str, Any], ct: jax.Array) -> tu
         dz = ct[:, None] * (terms(head.beta, s, t)[1] - jnp.exp(s) * rows["slope"][:, None])
         da = vocabulary.logits_pull(head, z, dz)
         dx_block, dw_block = vocabulary.back_products(head, da, x, columns)
-        return dx + dx_block, vocabulary.put(dw, dw_block, start, axis)
+        return dx + dx_block, walk.put(dw, dw_block, start, axis)
 
     carry = (
         vary(jnp.zeros(x.shape, vocabulary.wide(x, w))),
         vary(jnp.zeros(w.shape, vocabulary.stored(head, w))),
     )
-    return vocabulary.over_blocks(body, carry, w.shape[axis], head.columns)
+    return walk.over_blocks(body, carry, w.shape[axis], head.columns)

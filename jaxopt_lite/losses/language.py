@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxopt_lite import checks
-from jaxopt_lite.losses import vocabulary
+from jaxopt_lite.losses import vocabulary, walk
 from jaxopt_lite.losses.reduce import REDUCTIONS, check_mask, counted, reduced
 from jaxopt_lite.losses.vocabulary import Head
 
@@ -74,8 +74,8 @@ def linear_softmax_cross_entropy(
         ``True``, which needs the least memory. On several TPU chips under plain ``jit`` both hold the
         accumulator of the chip's own part of the vocabulary.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
-        ``None`` takes the multiple of 128 nearest to what makes a block of logits as large as ``hidden``:
-        H columns, within 1024 … 8192; or N·H/V tokens, within 256 (N/8 for small N) … 1024.
+        ``None`` takes a multiple of 128: the one nearest to H columns, within 1024 … 8192, or to N/4 tokens,
+        at most 1024. A chunk's logits are held, in blocks of as many columns.
 
     Raises:
       ValueError: for shapes that do not fit, and for ``recompute=False`` with ``reduction="none"`` or
@@ -106,9 +106,10 @@ def linear_softmax_cross_entropy(
     x, kernel, bias, y, keep, factor = _rows(
         name, head, hidden, kernel, labels, bias, where, weights, ignore_index
     )
-    head = sized(name, head, x, kernel, chunk_size)
     if recompute is None:
         recompute = not (scalar and _accumulates_cheaply(x))
+    head = sized(name, head, x, kernel, chunk_size if recompute else None)
+    head = head if recompute else in_chunks(name, head, x, chunk_size)
     shape, heavy = jnp.shape(labels), None if weights is None else jnp.reshape(weights, -1)
     scale = _class_weight(name, head, class_weights, kernel, y, factor.dtype)
 
@@ -116,7 +117,7 @@ def linear_softmax_cross_entropy(
         value = reduced(name, losses * factor * scale, keep, heavy, reduction, denominator=scale)
         return value.reshape(shape) if reduction == "none" else value
 
-    arrays = vocabulary.alike(x, kernel, bias, y)
+    arrays = walk.alike(x, kernel, bias, y)
     if not recompute:
         return vocabulary.fused_loss(head, *arrays, jax.grad(total)(jnp.zeros_like(factor)))
     stats = vocabulary.combine(head, vocabulary.row_stats(streaming(head, x, kernel), *arrays))
@@ -156,7 +157,7 @@ def linear_log_probs(
     head = head_of(name, logit_softcap, temperature, transpose_kernel, axis_name, want)
     x, kernel, bias, y, _, factor = _rows(name, head, hidden, kernel, labels, bias, None, None, None)
     head = streaming(sized(name, head, x, kernel, chunk_size), x, kernel)
-    stats = vocabulary.combine(head, vocabulary.row_stats(head, *vocabulary.alike(x, kernel, bias, y)))
+    stats = vocabulary.combine(head, vocabulary.row_stats(head, *walk.alike(x, kernel, bias, y)))
     shape = jnp.shape(labels)
     log_probs = (((stats["label"] - stats["max"]) - stats["rest"]) * factor).reshape(shape)
     return (log_probs, stats["entropy"].reshape(shape)) if return_entropy else log_probs
@@ -230,15 +231,23 @@ def _token_stats(stats: vocabulary.Stats, keep, shape: tuple[int, ...]) -> Token
 
 
 def sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: int | None) -> Head:
-    """The head with the sizes of its blocks and chunks (see ``linear_softmax_cross_entropy``)."""
-    rows, features, columns = x.shape[0], x.shape[1], kernel.shape[head.vocabulary_axis]
-    if chunk_size is not None:
-        checks.between(name, "chunk_size", chunk_size, 1, math.inf)
-        return replace(head, columns=min(chunk_size, columns), tokens=min(chunk_size, rows))
-    fit = lambda size, low, high: max(low, min(high, 128 * round(size / 128)))
-    low = min(256, 128 * max(1, round(rows / 1024)))
-    width, tokens = fit(features, 1024, 8192), fit(rows * features / columns, low, 1024)
-    return replace(head, columns=max(1, min(width, columns)), tokens=max(1, min(tokens, rows)))
+    """The head with the size of its blocks of columns (see ``linear_softmax_cross_entropy``)."""
+    columns = kernel.shape[head.vocabulary_axis]
+    width = _size(name, chunk_size, nearest=x.shape[1], low=1024, high=8192)
+    return replace(head, columns=max(1, min(width, columns)))
+
+
+def in_chunks(name: str, head: Head, x: jax.Array, chunk_size: int | None) -> Head:
+    """The head with the size of its chunks of tokens: a quarter of them holds a quarter of the logits."""
+    tokens = _size(name, chunk_size, nearest=x.shape[0] / 4, low=128, high=1024)
+    return replace(head, tokens=max(1, min(tokens, x.shape[0])))
+
+
+def _size(name: str, chunk_size: int | None, *, nearest: float, low: int, high: int) -> int:
+    if chunk_size is None:
+        return max(low, min(high, 128 * round(nearest / 128)))
+    checks.between(name, "chunk_size", chunk_size, 1, math.inf)
+    return chunk_size
 
 
 def streaming(head: Head, x: jax.Array, kernel: jax.Array) -> Head:

@@ -4,7 +4,7 @@ Nothing here holds the ``[N, V]`` logits. Two algorithms share the same block fu
 
 * ``row_stats`` streams blocks of the vocabulary past all tokens (online softmax) and recomputes them in the
   backward pass: 8·N·H·V operations, any cotangent, least memory [1];
-* ``fused_loss`` visits chunks of tokens and forms their gradient while their logits are at hand:
+* ``fused_loss`` visits chunks of tokens, keeps the logits of one chunk, and forms its gradient from them:
   6·N·H·V operations, one scalar result only [2].
 
 Symbols: ``x [N, H]`` hidden states, ``w [H, V]`` head, ``b [V]`` bias, ``y [N]`` labels, ``z`` logits.
@@ -13,7 +13,6 @@ Symbols: ``x [N, H]`` hidden states, ``w [H, V]`` head, ``b [V]`` bias, ``y [N]`
 [2] Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024, arXiv:2410.10989.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxopt_lite.losses.spread import spread
+from jaxopt_lite.losses.walk import add, over_blocks, part, put, vary, varying
 
 # [N] each: "max" and "rest", whose sum is the log-sum-exp (apart, since a logit minus their sum would be rounded
 # at the size of the sum), "label", and where wanted "sum", "entropy", "argmax".
@@ -38,7 +38,7 @@ class Head:
     softcap: float | None = None
     temperature: float = 1.0
     transpose: bool = False  # the kernel is [V, H]
-    columns: int = 1  # of the vocabulary in one block of row_stats
+    columns: int = 1  # of the vocabulary in one block
     tokens: int = 1  # in one chunk of fused_loss
     want: tuple[str, ...] = ()  # statistics beyond "max", "rest" and "label"
     axis_name: Any = None  # the mesh axis over which the vocabulary is sharded, under shard_map
@@ -54,61 +54,17 @@ class Head:
         return 0 if self.transpose else 1
 
 
-# --- walking ------------------------------------------------------------------------------------------------
-
-
-def over_blocks(body: Callable, carry: Any, total: int, size: int) -> Any:
-    """``carry ← body(start, width, carry)`` over consecutive blocks; the last is narrower, none is padded."""
-    full, rest = divmod(total, size)
-    if full == 1:
-        carry = body(0, size, carry)
-    elif full:
-        carry = lax.fori_loop(0, full, lambda i, c: body(i * size, size, c), carry)
-    return body(full * size, rest, carry) if rest else carry
-
-
-def alike(*arrays: Any) -> Any:
-    """Under shard_map, mark the arrays as varying over every axis that one of them varies over.
-
-    The transpose of that mark is the sum over the axis, so each gradient is reduced once, after the loop.
-    """
-    axes = frozenset[Any]().union(*(varying(a) for a in jax.tree.leaves(arrays)))
-    return jax.tree.map(lambda a: vary(a, axes), arrays)
-
-
-def varying(a: jax.Array) -> frozenset:
-    """The mesh axes over which ``a`` varies inside shard_map."""
-    return jax.typeof(a).manual_axis_type.varying
-
-
-def vary(a: jax.Array, axes: frozenset) -> jax.Array:
-    """``a`` marked as varying over ``axes`` (outside shard_map there are none, and nothing happens)."""
-    missing = tuple(axes - varying(a))
-    return lax.pcast(a, missing, to="varying") if missing else a
-
-
-def part(a: Any, start: Any, width: int, axis: int = 0) -> Any:
-    """``width`` entries of one axis from ``start`` on; ``None`` stays ``None``."""
-    return a if a is None or width == a.shape[axis] else lax.dynamic_slice_in_dim(a, start, width, axis)
-
-
-def put(whole: Any, block: jax.Array, start: Any, axis: int = 0) -> Any:
-    """The block written in place, rounded to the dtype of the whole."""
-    block = block.astype(whole.dtype)
-    return block if block.shape == whole.shape else lax.dynamic_update_slice_in_dim(whole, block, start, axis)
-
-
-def stored(head: Head, w: jax.Array, *others: jax.Array) -> Any:
-    """The dtype of a gradient that is complete, block by block, unless it is part of a sum."""
-    return wide(w, *others) if head.partial else w.dtype
-
-
 # --- products -----------------------------------------------------------------------------------------------
 
 
 def wide(*arrays: Any) -> Any:
     """The dtype of logits and sums: float32, or float64 when an operand is."""
     return jnp.result_type(jnp.float32, *(a.dtype for a in arrays if a is not None))
+
+
+def stored(head: Head, w: jax.Array, *others: jax.Array) -> Any:
+    """The dtype of a gradient that is complete, block by block, unless it is part of a sum."""
+    return wide(w, *others) if head.partial else w.dtype
 
 
 def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
@@ -137,7 +93,11 @@ def back_products(head: Head, da: jax.Array, x: jax.Array, w: jax.Array) -> tupl
 
 def logits(head: Head, x: jax.Array, w: jax.Array, b: Bias) -> jax.Array:
     """``z = c·tanh((x·w + b) / c) / τ`` in float32 or better."""
-    z = product(x, w, (1, 1 - head.vocabulary_axis))
+    return finished(head, product(x, w, (1, 1 - head.vocabulary_axis)), b)
+
+
+def finished(head: Head, z: jax.Array, b: Bias) -> jax.Array:
+    """The logits ``z`` whose ``x·w`` is given."""
     if b is not None:
         z = z + b.astype(z.dtype)[None, :]
     if head.softcap is not None:
@@ -290,13 +250,24 @@ row_stats.defvjp(_row_stats_forward, _row_stats_backward)
 
 def stream(head: Head, x, w, b, y) -> Stats:
     """Online softmax: one block of the vocabulary after the other past all rows."""
+    return stream_kept(head, x, w, b, y, None)[0]
+
+
+def stream_kept(head: Head, x, w, b, y, kept: jax.Array | None) -> tuple[Stats, jax.Array | None]:
+    """``stream``, and the blocks of ``x·w`` written into ``kept [blocks, rows, columns]``, if it is there.
+
+    Not of finished logits: those would be rounded, while the sums here may see them in higher precision.
+    """
     zero, axis = vary(jnp.zeros(x.shape[0], wide(x, w)), varying(x)), head.vocabulary_axis
 
     def body(start, width, carry):
-        z = logits(head, x, part(w, start, width, axis), part(b, start, width))
-        return update(carry, z, start + first_class(head, w), y)
+        rows, kept = carry
+        xw = product(x, part(w, start, width, axis), (1, 1 - axis))
+        rows = update(rows, finished(head, xw, part(b, start, width)), start + first_class(head, w), y)
+        return rows, put(kept, xw[None], start // head.columns)
 
-    return finish(over_blocks(body, first(head, zero), w.shape[axis], head.columns))
+    rows, kept = over_blocks(body, (first(head, zero), kept), w.shape[axis], head.columns)
+    return finish(rows), kept
 
 
 def whole_stream(head: Head, x, w, b, y) -> Stats:
@@ -311,15 +282,19 @@ def stream_back(head: Head, x, w, b, y, stats: Stats, cts: Stats) -> tuple:
 
     def body(start, width, carry):
         dx, dw, db = carry
-        columns, bias = part(w, start, width, axis), part(b, start, width)
-        z = logits(head, x, columns, bias)
-        da = stats_pull(head, z, start + first_class(head, w), y, stats, cts)
-        db = None if b is None else put(db, jnp.sum(da, axis=0), start)
-        dx_block, dw_block = back_products(head, da, x, columns)
-        return dx + dx_block, put(dw, dw_block, start, axis), db
+        z = logits(head, x, part(w, start, width, axis), part(b, start, width))
+        dx_block, dw_block, db_block = block_pull(head, x, w, b, y, stats, cts, start, z)
+        return dx + dx_block, put(dw, dw_block, start, axis), put(db, db_block, start)
 
     carry = zeros(x, wide(x, w)), zeros(w, stored(head, w)), None if b is None else zeros(b, stored(head, b))
     return over_blocks(body, carry, w.shape[axis], head.columns)
+
+
+def block_pull(head: Head, x, w, b, y, stats: Stats, cts: Stats, start: Any, z: jax.Array) -> tuple:
+    """What one block of logits gives to the gradients of ``x``, ``w`` and ``b``."""
+    da = stats_pull(head, z, start + first_class(head, w), y, stats, cts)
+    columns = part(w, start, z.shape[1], head.vocabulary_axis)
+    return *back_products(head, da, x, columns), None if b is None else jnp.sum(da, axis=0)
 
 
 # --- visiting the tokens, with the gradient formed on the way -----------------------------------------------
@@ -350,19 +325,19 @@ def _fused_loss_jvp(head: Head, primals, tangents):
 
 
 def chunk_gradients(head: Head, x, w, b, y, weights) -> tuple:
-    """``ℓ [N]`` and the gradients of ``Σ weights·ℓ`` in ``x``, ``w``, ``b`` (``None`` where not wanted)."""
+    """``ℓ [N]`` and the gradients of ``Σ weights·ℓ`` in ``x``, ``w``, ``b`` (``None`` where not wanted).
+
+    A chunk's logits are made, summed and pulled back in blocks that fit a cache; only between the two passes are
+    all of them held. So chunks can be long, and the kernel's gradient is read and written once for each.
+    """
     axis, dtype, axes, wanted = head.vocabulary_axis, wide(x, w), varying(x), head.wanted
     zeros = lambda want, shape, dtype: vary(jnp.zeros(shape, dtype), axes) if want else None
 
     def body(start, width, carry):
         losses, dx, dw, db = carry
-        xs, ys = part(x, start, width), part(y, start, width)
-        ell, da = chunk_pull(head, xs, w, b, ys, part(weights, start, width))
-        db = None if db is None else db + jnp.sum(da, axis=0)
-        dx_chunk, dw_chunk = back_products(head, da, xs, w)
-        dx = None if dx is None else put(dx, dx_chunk, start)
-        dw = None if dw is None else dw + dw_chunk
-        return put(losses, ell, start), dx, dw, db
+        rows = part(x, start, width), w, b, part(y, start, width)
+        ell, dx_chunk, dw, db = chunk_pull(head, *rows, part(weights, start, width), dw, db)
+        return put(losses, ell, start), put(dx, dx_chunk, start), dw, db
 
     shards = head.axis_name if isinstance(head.axis_name, tuple) else (head.axis_name,)
     losses = vary(jnp.zeros(x.shape[0], dtype), axes - frozenset(shards))
@@ -370,13 +345,24 @@ def chunk_gradients(head: Head, x, w, b, y, weights) -> tuple:
     return over_blocks(body, (*carry, zeros(wanted[2], (w.shape[axis],), dtype)), x.shape[0], head.tokens)
 
 
-def chunk_pull(head: Head, x, w, b, y, weights) -> tuple[jax.Array, jax.Array]:
-    """The losses of a chunk of rows, and the cotangent of ``x·w + b`` in ``Σ weights·ℓ``."""
-    z, start = logits(head, x, w, b), first_class(head, w)
-    zero = vary(jnp.zeros(x.shape[0], z.dtype), varying(x))
-    stats = combine(head, finish(update(first(head, zero), z, start, y)))
+def chunk_pull(head: Head, x, w, b, y, weights, dw, db) -> tuple:
+    """The losses of a chunk of rows, their gradient in ``x``, and those in ``w`` and ``b`` added to ``dw``, ``db``."""
+    axis, dtype = head.vocabulary_axis, wide(x, w)
+    zeros = lambda *shape: vary(jnp.zeros(shape, dtype), varying(x))
+    blocks = -(-w.shape[axis] // head.columns)
+    stats, kept = stream_kept(head, x, w, b, y, zeros(blocks, x.shape[0], head.columns))
+    stats = combine(head, stats)
     losses, back = jax.vjp(lambda s: row_loss(head, s, classes(head, w)), stats)
-    return losses, stats_pull(head, z, start, y, stats, back(weights)[0])
+    cts = back(weights)[0]
+
+    def body(start, width, carry):
+        dx, dw, db = carry
+        xw = part(part(kept, start // head.columns, 1)[0], 0, width, 1)
+        z = finished(head, xw, part(b, start, width))
+        dx_block, dw_block, db_block = block_pull(head, x, w, b, y, stats, cts, start, z)
+        return dx + dx_block, add(dw, dw_block, start, axis), add(db, db_block, start)
+
+    return losses, *over_blocks(body, (zeros(*x.shape), dw, db), w.shape[axis], head.columns)
 
 
 def weighed(weights: jax.Array, losses: jax.Array) -> jax.Array:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxopt_lite import losses
-from jaxopt_lite.losses.language import linear_log_probs, linear_softmax_cross_entropy, sized
+from jaxopt_lite.losses import language
+from jaxopt_lite.losses.language import in_chunks, linear_log_probs, linear_softmax_cross_entropy, sized
 from jaxopt_lite.losses.vocabulary import Head
 from tests.oracles import language as oracle
 from tests.oracles.language import error
@@ -32,6 +33,14 @@ OPTIONS = {
     "recompute": [True, False],
     "chunk_size": [None, 8, 16],
 }
+
+
+@pytest.fixture(autouse=True)
+def narrow_blocks(monkeypatch):
+    """Blocks of 8 columns where chunks of tokens are sized: so both walks have several steps and a rest."""
+    monkeypatch.setattr(
+        language, "sized", lambda *args: sized(*args[:-1], 8 if args[-1] is None else args[-1])
+    )
 
 
 def allowed(case):
@@ -165,14 +174,16 @@ def test_any_chunk_size_gives_the_same(recompute, size):
 def test_sizes_follow_the_docstring():
     def sizes(rows, features, classes, chunk_size=None):
         shape = jax.ShapeDtypeStruct
-        arrays = shape((rows, features), jnp.float32), shape((features, classes), jnp.float32)
-        head = sized("f", Head(), *arrays, chunk_size)
-        return head.columns, head.tokens
+        x, kernel = shape((rows, features), jnp.float32), shape((features, classes), jnp.float32)
+        return (
+            sized("f", Head(), x, kernel, chunk_size).columns,
+            in_chunks("f", Head(), x, chunk_size).tokens,
+        )
 
-    assert sizes(16_384, 4096, 128_256) == (4096, 512)
-    assert sizes(4096, 512, 50_304) == (1024, 256)
+    assert sizes(16_384, 4096, 128_256) == (4096, 1024)
+    assert sizes(4096, 512, 50_304) == (1024, 1024)
     assert sizes(10**6, 20_000, 128_256) == (8192, 1024)
-    assert sizes(1001, 257, 32_003) == (1024, 128)
+    assert sizes(1001, 257, 32_003) == (1024, 256)
     assert sizes(100, 1500, 200) == (200, 100)
     assert sizes(100, 1500, 200, 64) == (64, 64)
     assert sizes(0, 8, 200) == (200, 1)

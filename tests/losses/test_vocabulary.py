@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_lite.losses import vocabulary
+from jaxopt_lite.losses import vocabulary, walk
 from jaxopt_lite.losses.language import linear_softmax_cross_entropy
 from jaxopt_lite.losses.vocabulary import Head
 from tests import users
@@ -14,26 +14,11 @@ from tests.oracles import language as oracle
 EVERYTHING = ("sum", "entropy", "argmax")
 
 
-@pytest.mark.parametrize(("total", "size"), [(43, 8), (43, 43), (43, 50), (8, 4), (5, 3), (1, 1), (0, 4)])
-def test_every_entry_is_in_one_block(total, size):
-    seen = []
-
-    def body(start, width, carry):
-        assert 0 < width <= size
-        seen.append(width)
-        here = vocabulary.part(carry, start, width)
-        return vocabulary.put(carry, here + 1, start)
-
-    visits = vocabulary.over_blocks(body, np.zeros(total, np.int32), total, size)
-    np.testing.assert_array_equal(visits, np.ones(total))
-    assert len(seen) <= 2  # the body is traced for a whole block and for the rest
-
-
 def streamed(z, y, size, head=Head(want=EVERYTHING)):  # noqa: B008
     """Statistics of whole logits, block by block."""
-    body = lambda start, width, carry: vocabulary.update(carry, vocabulary.part(z, start, width, 1), start, y)
+    body = lambda start, width, carry: vocabulary.update(carry, walk.part(z, start, width, 1), start, y)
     carry = vocabulary.first(head, jnp.zeros(z.shape[0], z.dtype))
-    return vocabulary.finish(vocabulary.over_blocks(body, carry, z.shape[1], size))
+    return vocabulary.finish(walk.over_blocks(body, carry, z.shape[1], size))
 
 
 def hostile_logits():
