@@ -2,8 +2,9 @@
 
     python benchmarks/language.py [--repeats 11] [--no-tpu]
 
-CPU rows: float32, samples of all forms interleaved in random order, medians; temporary memory from
-`memory_analysis()`. TPU rows: bfloat16, compiled for one chip of a v5e by the TPU compiler, which needs no TPU but
+Rows of this machine: samples of all forms interleaved in random order, medians; temporary memory from
+`memory_analysis()`; float32 on a CPU, the shape of a large model in bfloat16 on a GPU or TPU. Rows of a TPU v5e that
+is not here: bfloat16, compiled for one chip by the TPU compiler, which needs no TPU but
 `pip install "jax[tpu]"` (an environment of its own is best); N·H·V counts are `cost_analysis()` of two chunk sizes,
 from which the work of one loop step is told, times the number of steps. `ratio` columns are optax's over ours for
 memory and ours over optax's for time.
@@ -56,10 +57,11 @@ def row(shape, what, form, temp, base_temp, seconds=None, base_seconds=None, wor
     print(f"{shape:28s} {what:9s} {form:22s} {temp / MIB:9.1f} MiB {base_temp / temp:6.1f}  {timing} {work}")
 
 
-def cpu(shape, gradient, repeats):
+def here(shape, dtype, gradient, repeats):
+    """On the machine that this runs on."""
     n, h, v = shape
     keys = jax.random.split(jax.random.key(0), 3)
-    arrays = jax.random.normal(keys[0], (n, h)), jax.random.normal(keys[1], (h, v)) / h**0.5
+    arrays = jax.random.normal(keys[0], (n, h), dtype), jax.random.normal(keys[1], (h, v), dtype) / h**0.5
     arrays += (jax.random.randint(keys[2], (n,), 0, v),)
     forms = {"optax, logits held": held, "default": fused()}
     if gradient:
@@ -69,9 +71,10 @@ def cpu(shape, gradient, repeats):
     times = medians(programs, arrays, repeats)
     temps = {name: p.memory_analysis().temp_size_in_bytes for name, p in programs.items()}
     first = next(iter(programs))
+    label = f"{jax.default_backend().upper()} {n}x{h}x{v} {'bf16' if dtype == jnp.bfloat16 else 'f32'}"
     for name in programs:
         what = "gradient" if gradient else "forward"
-        row(f"CPU {n}x{h}x{v} f32", what, name, temps[name], temps[first], times[name], times[first])
+        row(label, what, name, temps[name], temps[first], times[name], times[first])
 
 
 def counted(make, arrays, units, sizes):
@@ -150,12 +153,15 @@ def main(repeats=11, with_tpu=True):
     print(
         f"{'case':28s} {'':9s} {'form':22s} {'temporary':>13s} {'ratio':>6s}  {'median':>10s} {'ratio':>7s}"
     )
-    for shape, gradient in (
-        ((4096, 512, 50_304), True),
-        ((4096, 512, 50_304), False),
-        ((1001, 257, 32_003), True),
-    ):
-        cpu(shape, gradient, repeats)
+    if jax.default_backend() == "cpu":
+        dtype, cases = (
+            jnp.float32,
+            (((4096, 512, 50_304), True), ((4096, 512, 50_304), False), ((1001, 257, 32_003), True)),
+        )
+    else:
+        dtype, cases = jnp.bfloat16, (((16_384, 4096, 128_256), True), ((16_384, 4096, 128_256), False))
+    for shape, gradient in cases:
+        here(shape, dtype, gradient, repeats)
     if with_tpu and tpu():
         tpu_mesh()
 

@@ -123,19 +123,22 @@ class Run:
 
 
 class TorchRun:
-    """The same step in torch, with its fused kernels."""
+    """The same step in torch, with its fused kernels, on the same device."""
 
     def __init__(self, name, options, params, grads):
         import torch
 
-        tensors = [torch.nn.Parameter(torch.from_numpy(np.array(p))) for p in params]
+        device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        self.wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+        tensors = [torch.nn.Parameter(torch.from_numpy(np.array(p)).to(device)) for p in params]
         for tensor, g in zip(tensors, grads, strict=True):
-            tensor.grad = torch.from_numpy(np.array(g))
+            tensor.grad = torch.from_numpy(np.array(g)).to(device)
         self.optimizer = getattr(torch.optim, name)(tensors, lr=1e-3, fused=True, **options)
 
     def __call__(self) -> float:
         start = time.perf_counter()
         self.optimizer.step()
+        self.wait()
         return time.perf_counter() - start
 
 
