@@ -1,4 +1,7 @@
-"""How tests compile: as users do, where they look at a program's memory, and whole functions for speed elsewhere."""
+"""How tests compile: as users do, where they look at a program's memory, and whole functions for speed elsewhere.
+
+And how compilers for GPUs and TPUs compute, which a CPU's does not: with excess precision.
+"""
 
 import functools
 import inspect
@@ -53,3 +56,47 @@ def _program(f, static, count):
         return f(*args, **given)
 
     return jax.jit(run)
+
+
+def with_excess_precision(f):
+    """``f``, where a value that is rounded to a narrower float and widened again was never rounded.
+
+    XLA leaves out such pairs of casts on GPUs and TPUs (``xla_allow_excess_precision``).
+    """
+
+    @functools.wraps(f)
+    def run(*args):
+        closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+        leaves = _evaluate(closed, jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    return run
+
+
+def _evaluate(closed, leaves):
+    values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    values |= dict(zip(closed.jaxpr.invars, leaves, strict=True))
+    read = lambda v: v.val if hasattr(v, "val") else values[v]
+    for eqn in closed.jaxpr.eqns:
+        given, exact = [read(v) for v in eqn.invars], [_cast(read(v), v.aval) for v in eqn.invars]
+        if eqn.primitive.name == "convert_element_type":
+            floats = all(
+                jax.numpy.issubdtype(v.aval.dtype, jax.numpy.floating) for v in (*eqn.invars, *eqn.outvars)
+            )
+            found = (
+                given
+                if floats and eqn.outvars[0].aval.dtype.itemsize < 4
+                else [_cast(given[0], eqn.outvars[0].aval)]
+            )
+        elif eqn.primitive.name in ("jit", "pjit"):
+            found = _evaluate(eqn.params["jaxpr"], exact)
+        else:
+            found = eqn.primitive.bind(*exact, **eqn.params)
+            found = found if eqn.primitive.multiple_results else [found]
+        values |= dict(zip(eqn.outvars, found, strict=True))
+    return [_cast(read(v), v.aval) for v in closed.jaxpr.outvars]
+
+
+def _cast(value, aval):
+    numbers = jax.numpy.issubdtype(aval.dtype, jax.numpy.number)  # and no random key
+    return jax.numpy.asarray(value, aval.dtype) if numbers else value

@@ -14,7 +14,7 @@ from jaxopt_lite.precision import nibbles
 from jaxopt_lite.precision.blocks import check_block, spread, tile_of
 from jaxopt_lite.precision.codec import Codec, codec
 from jaxopt_lite.precision.grids import Grid, codes, companded, square, squares, tile_scale, wide
-from jaxopt_lite.precision.rounding import dither, spacing
+from jaxopt_lite.precision.rounding import dither, nearest, spacing
 from jaxopt_lite.types import Array
 
 FP8 = jnp.float8_e4m3fn
@@ -166,7 +166,9 @@ def fp8_sqrt_codec(block: tuple[int, int] = (8, 128)):
 
 def _to_fp8(fraction: Array, key: Any) -> Array:
     x = fraction.astype(jnp.float32) * FP8_TOP
-    if key is not None:
+    if key is None:
+        x = nearest(FP8, x)
+    else:
         ulp = spacing(FP8, x)
         x = jnp.clip(jnp.floor(x / ulp + dither(key, x.shape)) * ulp, -FP8_TOP, FP8_TOP)
     return lax.bitcast_convert_type(x.astype(FP8), jnp.uint8)

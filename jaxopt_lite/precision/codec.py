@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite.call import bind, rebuild
-from jaxopt_lite.precision.rounding import round_to
+from jaxopt_lite.precision.rounding import nearest, round_to
 from jaxopt_lite.types import Array
 
 
@@ -95,6 +95,6 @@ def cast_codec(dtype: Any, stochastic: bool = False):
 
     def encode(x: Array, key: Any = None) -> Array:
         x = jax.lax.stop_gradient(x)
-        return x.astype(dtype) if key is None or not stochastic else round_to(dtype, x, key)
+        return nearest(dtype, x).astype(dtype) if key is None or not stochastic else round_to(dtype, x, key)
 
     return Codec(encode, lambda stored: stored.astype(jnp.float32), stochastic=stochastic)

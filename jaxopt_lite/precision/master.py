@@ -12,7 +12,7 @@ import optax
 
 from jaxopt_lite import checks, tree
 from jaxopt_lite.compose import _require_transformation
-from jaxopt_lite.precision.rounding import is_16_bit, spacing, step_onto, widened
+from jaxopt_lite.precision.rounding import is_16_bit, nearest, spacing, step_onto, widened
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.types import Array, OptState, Params
 
@@ -114,9 +114,9 @@ def _moved(u: Any, p: Any, exact: Any, correction: Any) -> tuple[Any, Any]:
     if u is None or not is_16_bit(p):
         return u, correction
     target = exact + u.astype(jnp.float32)
-    step = step_onto(target.astype(p.dtype), p)
-    landed = (p.astype(jnp.float32) + step).astype(p.dtype)
-    return step, _stored(target, landed, correction.dtype)
+    step = step_onto(nearest(p.dtype, target), p)
+    landed = nearest(p.dtype, p.astype(jnp.float32) + step)
+    return step, _stored(target, landed, p.dtype, correction.dtype)
 
 
 def _exact(p: Array, correction: Array) -> Array:
@@ -127,14 +127,13 @@ def _exact(p: Array, correction: Array) -> Array:
     return wide + correction.astype(jnp.float32) * (_half(wide, p.dtype) / jnp.iinfo(correction.dtype).max)
 
 
-def _stored(target: Array, p: Array, dtype: Any) -> Array:
-    """target − p as it is kept; 0 where p is not finite."""
-    wide = p.astype(jnp.float32)
-    rest = jnp.where(jnp.isfinite(wide) & jnp.isfinite(target), target - wide, 0)
+def _stored(target: Array, landed: Array, of: Any, dtype: Any) -> Array:
+    """target − landed as it is kept, with ``landed`` a number of dtype ``of``; 0 where that is not finite."""
+    rest = jnp.where(jnp.isfinite(landed) & jnp.isfinite(target), target - landed, 0)
     if dtype == jnp.float32:
         return rest
     top = jnp.iinfo(dtype).max
-    return jnp.clip(jnp.round(rest / _half(wide, p.dtype) * top), -top, top).astype(dtype)
+    return jnp.clip(jnp.round(rest / _half(landed, of) * top), -top, top).astype(dtype)
 
 
 def _half(x: Array, dtype: Any) -> Array:

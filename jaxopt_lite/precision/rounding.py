@@ -52,6 +52,21 @@ def _strides(shape: tuple[int, ...]) -> list[int]:
     return strides[::-1]
 
 
+def nearest(dtype: Any, x: Array) -> Array:
+    """``x`` rounded to the nearest number of a narrower dtype, ties to even, and still float32.
+
+    ``x.astype(dtype).astype(float32)`` is not that: compilers for GPUs and TPUs keep the excess precision and drop
+    both casts where they meet in one program. After this one a cast changes nothing, dropped or not.
+    """
+    dtype, x = jnp.dtype(dtype), x.astype(jnp.float32)
+    if dtype in (jnp.float32, jnp.bfloat16):
+        return lax.reduce_precision(x, 8, jnp.finfo(dtype).nmant)
+    ulp, top = spacing(dtype, x), float(jnp.finfo(dtype).max)  # reduce_precision knows no subnormal numbers
+    rounded = jnp.round(x / ulp) * ulp
+    beyond = jnp.where(jnp.abs(rounded) > top, jnp.copysign(jnp.inf, x), rounded)
+    return jnp.where(jnp.isfinite(x), beyond, x)
+
+
 def round_to(dtype: Any, x: Array, key: Any) -> Array:
     """``x`` (float32 or wider) in a 16-bit dtype, up or down such that the mean over keys is x.
 
@@ -69,9 +84,8 @@ def round_to(dtype: Any, x: Array, key: Any) -> Array:
         ulp = spacing(dtype, x)
         low = jnp.floor(x / ulp)  # its distance is exact, where x / ulp + noise would be rounded
         rounded = (low + (noise < x / ulp - low)) * ulp
-    nearest = x.astype(dtype)
     inside = jnp.abs(x) <= float(jnp.finfo(dtype).max)
-    return jnp.where(inside, jnp.clip(rounded, *_range(dtype)).astype(dtype), nearest)
+    return jnp.where(inside, jnp.clip(rounded, *_range(dtype)), x).astype(dtype)
 
 
 def _range(dtype: Any) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import pytest
 
 import jaxopt_lite as jol
 from jaxopt_lite.testing import check_transformation
+from tests import users
 from tests.precision.test_rounding import run
 
 FAILS = {
@@ -36,12 +37,15 @@ def test_laws_with_a_correction_in_a_byte():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["kahan", "int16", "float32"])
-def test_10_000_updates_of_a_thousandth_of_the_spacing_arrive(name, dtype):
+@pytest.mark.parametrize("compiler", [lambda update: update, users.with_excess_precision], ids=["cpu", "gpu"])
+def test_10_000_updates_of_a_thousandth_of_the_spacing_arrive(name, dtype, compiler):
     ulp = float(jnp.finfo(dtype).eps)
     params = jnp.asarray(np.random.default_rng(0).uniform(1.1, 1.9, 64), dtype)
     grads = jnp.full(64, -ulp / 1024, dtype)
     exact = 10_240 * float(-grads[0])
-    moved = run(WRAPPERS[name](jol.sgd(1.0)), params, grads, 10_240)[0].astype(jnp.float32) - params
+    tx = WRAPPERS[name](jol.sgd(1.0))
+    tx = optax.GradientTransformation(tx.init, compiler(tx.update))
+    moved = run(tx, params, grads, 10_240)[0].astype(jnp.float32) - params
     assert abs(float(moved.mean()) / exact - 1) < 0.02
 
 

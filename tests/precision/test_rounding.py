@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxopt_lite as jol
-from jaxopt_lite.precision.rounding import dither, round_to, spacing
+from jaxopt_lite.precision.rounding import dither, nearest, round_to, spacing
 
 DTYPES = ["bfloat16", "float16"]
 
@@ -31,6 +31,23 @@ def test_exact_values_and_non_finite_ones_stay(dtype):
     np.testing.assert_array_equal(many.astype(jnp.float32), expected)
     top = jnp.float32(jnp.finfo(dtype).max)
     assert jnp.isfinite(round_to(dtype, jnp.full(1000, top), jax.random.key(0))).all()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float8_e4m3fn"])
+@np.errstate(all="ignore")
+def test_the_nearest_number_is_that_of_a_cast_which_then_changes_nothing(dtype):
+    top, least = float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).smallest_subnormal)
+    bits = np.random.default_rng(0).integers(0, 2**32, 20_000, np.uint32).view(np.float32)
+    near = np.float32(np.arange(-40, 40) / 8)  # ties among small multiples of the least number
+    x = np.concatenate([bits, np.float32(top * near), near, np.float32([0, -0.0, np.inf, -np.inf, np.nan])])
+    x = np.concatenate([x, np.float32(least) * near]) if dtype != "bfloat16" else x
+    x = x[(np.abs(x) >= 2.0**-126) | (x == 0) | np.isnan(x)]  # XLA takes smaller ones for 0
+    got = nearest(dtype, x)
+    expected = x.astype(jnp.dtype(dtype))  # by NumPy
+    expected = np.where(np.abs(x) > top * 1.1, np.nan, expected) if dtype.startswith("float8") else expected
+    np.testing.assert_array_equal(got.astype(dtype).astype(np.float32), expected.astype(np.float32))
+    finite = np.isfinite(expected.astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(got)[finite], expected.astype(np.float32)[finite])
 
 
 def test_the_dither_is_uniform_and_changes_with_key_and_position():
