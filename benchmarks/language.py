@@ -65,7 +65,7 @@ def here(shape, dtype, gradient, repeats):
     arrays += (jax.random.randint(keys[2], (n,), 0, v),)
     forms = {"optax, logits held": held, "default": fused()}
     if gradient:
-        forms["recompute=True"] = fused(recompute=True)
+        forms |= {f"recompute={recompute}": fused(recompute=recompute) for recompute in (True, False)}
         forms["linear_log_probs"] = lambda x, w, y: -linear_log_probs(x, w, y).mean()
     programs = {name: compiled(f, arrays, gradient) for name, f in forms.items()}
     times = medians(programs, arrays, repeats)

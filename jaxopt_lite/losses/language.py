@@ -69,10 +69,10 @@ def linear_softmax_cross_entropy(
       recompute: how to differentiate. ``True`` walks blocks of the vocabulary and computes their logits again
         in the backward pass: 8·N·H·V operations for N tokens, any cotangent, no float32 array as large as the
         kernel. ``False`` walks chunks of tokens and forms the gradient in the forward pass: 6·N·H·V
-        operations, a float32 ``[H, V]`` accumulator, one scalar result only. ``None`` takes ``False`` for a
-        scalar result without stats with 3·H ≤ N, where the accumulator is at most a third of the logits; else
-        ``True``, which needs the least memory. On several TPU chips under plain ``jit`` both hold the
-        accumulator of the chip's own part of the vocabulary.
+        operations, a float32 ``[H, V]`` accumulator, one scalar result only. ``None`` takes ``False`` on a CPU
+        for a scalar result without stats with 3·H ≤ N, where the accumulator is at most a third of the logits;
+        else ``True``, which needs the least memory and on a GPU the least time too. On several TPU chips under
+        plain ``jit`` both hold the accumulator of the chip's own part of the vocabulary.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes a multiple of 128: the one nearest to H columns, within 1024 … 8192, or to N/4 tokens,
         at most 1024. A chunk's logits are held, in blocks of as many columns.
@@ -257,5 +257,8 @@ def streaming(head: Head, x: jax.Array, kernel: jax.Array) -> Head:
 
 
 def _accumulates_cheaply(x: jax.Array) -> bool:
-    """Whether 6·N·H·V operations beat 8 at the price of a float32 accumulator as large as the kernel."""
-    return 3 * x.shape[1] <= x.shape[0]
+    """Whether 6·N·H·V operations beat 8 at the price of a float32 accumulator as large as the kernel.
+
+    On a GPU they do not: products are so fast there that reading and writing the accumulator takes longer.
+    """
+    return jax.default_backend() == "cpu" and 3 * x.shape[1] <= x.shape[0]
