@@ -11,6 +11,7 @@ body counts once, and XLA's GPU compiler gives none). Collectives: kind × numbe
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import pathlib
@@ -32,7 +33,7 @@ from jax.sharding import PartitionSpec as P
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import transformer  # noqa: E402
-from programs import examples, f32, gpt, i32, programs, update_step  # noqa: E402
+from programs import examples, f32, gpt, i32, losses, optimizers, programs, update_step  # noqa: E402
 
 import jaxopt_lite as jol  # noqa: E402
 from jaxopt_lite.sharding import state_shardings, zero_shardings  # noqa: E402
@@ -115,7 +116,9 @@ def collectives(text):
         if call := re.search(rf" = (.*?) ({KINDS})(-start)?\(", line):
             result = call.group(1)
             arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
-            if call.group(3) and call.group(2) != "all-reduce":  # a tuple of operand and result
+            if call.group(3) and call.group(2) == "collective-permute":  # operand, result, two counters
+                arrays = arrays[1:2]
+            elif call.group(3) and call.group(2) != "all-reduce":  # a tuple of operand and result
                 arrays = arrays[len(arrays) // 2 :]
             sizes = [WIDTHS.get(t, 0) * np.prod([int(n) for n in s.split(",") if n]) for t, s in arrays]
             count, total = found.get(call.group(2), (0, 0))
@@ -123,10 +126,14 @@ def collectives(text):
     return found
 
 
-def compile_row(target, what, step, arguments):
+QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
+"""XLA's least effort: the same partitioning and layout of the program, in a third of the time."""
+
+
+def compile_row(target, what, step, arguments, options=None):
     """Compile, print one row, and return the program."""
     start = time.perf_counter()
-    compiled = step.lower(*arguments).compile()
+    compiled = step.lower(*arguments).compile(compiler_options=options)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     flops = (cost[0] if isinstance(cost, list) else cost or {}).get("flops")
     talk = ", ".join(f"{k} ×{n} {b / MIB:.1f}" for k, (n, b) in collectives(compiled.as_text()).items())
@@ -138,28 +145,63 @@ def compile_row(target, what, step, arguments):
     return compiled
 
 
+@contextlib.contextmanager
+def row(target, what):
+    """Where a row may fail: the error stands in its place, and the next rows follow."""
+    try:
+        yield
+    except Exception as error:
+        FAILED.append(what)
+        said = " ".join(str(error).split())[:120]
+        print(f"{target:12s} {what:36s} failed: {type(error).__name__}: {said}", flush=True)
+
+
+FAILED = []
+
+
 def heading():
     print(
-        f"jax {jax.__version__}, one chip: MiB of arguments, of temporaries, FLOPs, time to compile, collectives (MiB)"
+        f"jax {jax.__version__}, one chip: MiB of arguments, of temporaries, FLOPs, time to compile, collectives (MiB)",
+        flush=True,
     )
 
 
-def chips(targets):
-    """On all chips of the target: the examples' training steps, ZeRO-1, and updates of one large leaf by its rows."""
+def chips(targets, only, quick):
+    """For each target every example's step, updates of a large leaf, every optimizer and every loss."""
     heading()
     for target in filter(available, targets):
         mesh = mesh_of(target, (-1,), ("data",))
-        large = jax.eval_shape(lambda key: gpt.init(key, LARGE), jax.random.key(0))
-        next_byte = functools.partial(gpt.next_byte_loss, config=LARGE)
-        clipped = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3, mask=gpt.matrices))
-        rows = examples() | {"byte GPT of 6M": (next_byte, clipped, large, i32(64, 513))}
+        rows = list(chip_rows(mesh))  # outside the mesh: some factories make arrays
         with jax.set_mesh(mesh):
-            for name, (loss, tx, params, batch) in rows.items():
-                compile_row(target, f"{name}, ZeRO-1", *zero_step(mesh, loss, tx, params, batch))
-            place = {"kernel": NamedSharding(mesh, P("data"))}
-            for name in ("adamw", "lion", "adafactor", "muon", "low-memory adamw"):
-                arguments = update_arguments(OPTIMIZERS[name](), {"kernel": f32(65_536, 4096)}, place)
-                compile_row(target, f"{name}, 65,536 × 4,096", *arguments)
+            for what, make in rows:
+                if re.search(only, what):
+                    with row(target, what):
+                        compile_row(target, what, *make(), QUICK if quick else None)
+
+
+def chip_rows(mesh):
+    """What is compiled on all chips of a mesh, by name: functions that make a step and its arguments."""
+    large = jax.eval_shape(lambda key: gpt.init(key, LARGE), jax.random.key(0))
+    next_byte = functools.partial(gpt.next_byte_loss, config=LARGE)
+    clipped = jol.chain(jol.clip_by_global_norm(1.0), jol.adamw(1e-3, mask=gpt.matrices))
+    steps = examples() | {"byte GPT of 6M": (next_byte, clipped, large, i32(64, 513))}
+    for name, parts in steps.items():
+        yield f"step: {name}, ZeRO-1", functools.partial(zero_step, mesh, *parts)
+    place = {"kernel": NamedSharding(mesh, P("data"))}
+    for name, make in OPTIMIZERS.items():
+        kernel = {"kernel": f32(65_536, 4096)}
+        yield f"large: {name}, 65,536 × 4,096", functools.partial(update_arguments, make(), kernel, place)
+    for name, tx in optimizers():
+        kernel = {"kernel": f32(8192, 256)}
+        yield f"optimizer: {name}, 8,192 × 256", functools.partial(update_arguments, tx, kernel, place)
+    for name, step, arguments in losses():
+        yield (
+            f"loss: {name}",
+            lambda step=step, shapes=arguments: (
+                jax.jit(step),
+                (on(shapes, NamedSharding(mesh, P())),),
+            ),
+        )
 
 
 LARGE = gpt.Config(512, 2, 8, 512, "bfloat16")
@@ -198,7 +240,7 @@ def total_bytes(*trees):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trees))
 
 
-def pods(models, optimizers, steps):
+def pods(models, optimizers, steps, only):
     """Transformers under FSDP: the optimizer's step, the loss with its head, and, if asked, the whole step."""
     heading()
     for name in models:
@@ -211,11 +253,15 @@ def pods(models, optimizers, steps):
                 f"{name}: {total_bytes(params) / 4 / 1e9:.2f}B parameters on {mesh.size} chips of {model.target}"
             )
             with jax.set_mesh(mesh):
-                for optimizer in optimizers:
-                    state_row(name, model.target, optimizer, params, places)
-                head_rows(name, model, mesh)
-                if steps:
-                    step_row(name, model, mesh, params, places)
+                for optimizer in (each for each in optimizers if re.search(only, f"update: {each}")):
+                    with row(model.target, f"{name} update, {optimizer}"):
+                        state_row(name, model.target, optimizer, params, places)
+                if re.search(only, "head"):
+                    with row(model.target, f"{name} loss and head"):
+                        head_rows(name, model, mesh)
+                if steps and re.search(only, "step"):
+                    with row(model.target, f"{name} training step, adamw"):
+                        step_row(name, model, mesh, params, places)
 
 
 def state_row(name, target, optimizer, params, places):
@@ -224,11 +270,15 @@ def state_row(name, target, optimizer, params, places):
         params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
     step, arguments = update_arguments(tx, params, places)
     program = compile_row(target, f"{name} update, {optimizer}", step, arguments)
-    fair = total_bytes(*arguments) / next(iter(places.values())).mesh.size
-    held = program.memory_analysis().argument_size_in_bytes
+    print_share(program, arguments, next(iter(places.values())).mesh)
+
+
+def print_share(program, arguments, mesh):
+    held, fair = program.memory_analysis().argument_size_in_bytes, total_bytes(*arguments) / mesh.size
     gathers = collectives(program.as_text()).get("all-gather", (0, 0))
     print(
-        f"    params, state, grads on one chip / (total / chips): {held / fair:.4f}; all-gathers: {gathers[0]}"
+        f"    arguments on one chip / (total / chips): {held / fair:.4f}; all-gathers: {gathers[0]}",
+        flush=True,
     )
 
 
@@ -240,7 +290,7 @@ def head_rows(name, model, mesh):
         what = f"{name} loss and head, {'fused' if fused else 'logits held'}"
         program = compile_row(model.target, what, jax.jit(loss), transformer.head_arguments(model, mesh))
         temps.append(program.memory_analysis().temp_size_in_bytes)
-    print(f"    temporaries, logits held / fused: {temps[1] / temps[0]:.1f}")
+    print(f"    temporaries, logits held / fused: {temps[1] / temps[0]:.1f}", flush=True)
 
 
 def step_row(name, model, mesh, params, places):
@@ -250,7 +300,8 @@ def step_row(name, model, mesh, params, places):
     windows = on(i32(model.batch, model.length + 1), NamedSharding(mesh, transformer.BATCH))
     step = jax.jit(jol.make_step(loss, tx), donate_argnums=(0, 1), out_shardings=(places, state, None))
     arguments = on(params, places), on(jax.eval_shape(tx.init, params), state), windows
-    compile_row(model.target, f"{name} training step, adamw", step, arguments)
+    program = compile_row(model.target, f"{name} training step, adamw", step, arguments, QUICK)
+    print_share(program, arguments, mesh)
 
 
 def main():
@@ -262,15 +313,21 @@ def main():
         "--optimizers", nargs="+", default=["adamw", "low-memory adamw", "muon"], choices=OPTIMIZERS
     )
     parser.add_argument(
-        "--steps", action="store_true", help="pods: compile whole training steps too (minutes)"
+        "--steps", action="store_true", help="pods: whole training steps too, by XLA's least effort (minutes)"
     )
+    parser.add_argument(
+        "--only", default="", help="chips, pods: rows whose names have this regular expression"
+    )
+    parser.add_argument("--quick", action="store_true", help="chips: XLA's least effort")
     args = parser.parse_args()
     if args.what == "lower":
         lower_all()
     elif args.what == "chips":
-        chips(args.targets)
+        chips(args.targets, args.only, args.quick)
     else:
-        pods(args.models, args.optimizers, args.steps)
+        pods(args.models, args.optimizers, args.steps, args.only)
+    if FAILED:
+        sys.exit(f"failed: {', '.join(FAILED)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -33,6 +32,7 @@ AXES = ("fsdp", "data", "model")
 last. (With chips of the second as parts of the vocabulary too, "70B/16", there are too few classes on each for its
 logits to be much more than a hidden gradient.)"""
 BATCH = P(("fsdp", "data"))
+BLOCK = 256  # queries
 
 MODELS = {
     "7B": Model(4096, 32, 32, 32, 12_288, 32_768, 2048, 512, "v5p:8x8x8", (512, 1, 1)),
@@ -60,37 +60,70 @@ def specs(model):
     return matrices | {"norms": P(None, None, AXES), "embedding": P("fsdp", columns)}
 
 
+COLUMNS, ROWS = P(None, "model"), P("model", None)
+USED = dict.fromkeys(("query", "key_value", "gate", "up"), COLUMNS) | {
+    "out": ROWS,
+    "down": ROWS,
+    "norms": P(),
+}
+"""How a layer's matrices lie while they are used: whole, or over "model" by heads and hidden units."""
+
+
+def gathered(leaf, stored, used):
+    """A parameter in 16 bits, brought from where it is stored to where it is used.
+
+    Said aloud, since the partitioner would else pass the shards around a ring inside of every product, in programs
+    that take it a minute a layer. The gradient is asked for where the parameter is stored, not in the whole.
+    """
+    move = jax.custom_vjp(lambda x: lax.with_sharding_constraint(x, used))
+    move.defvjp(lambda x: (move(x), None), lambda _, g: (lax.with_sharding_constraint(g, stored),))
+    return move(lax.with_sharding_constraint(leaf.astype(jnp.bfloat16), stored))
+
+
 def normed(x, gain):
     wide = x.astype(jnp.float32)
     return (wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-6)).astype(x.dtype) * gain
 
 
 def attention(layer, x, model):
-    """Causal attention with shared keys and values, without positions (they change nothing here)."""
+    """Causal attention with shared keys and values, without positions (they change nothing here).
+
+    In blocks of queries: the weights of all would be the largest array of the program, and a mask of 2048 × 2048 alone
+    takes TPU's compiler half a minute.
+    """
     batch, length, d = x.shape
     size, groups = d // model.heads, model.heads // model.kv_heads
-    query = (x @ layer["query"]).reshape(batch, length, model.kv_heads, groups, size)
+    query = (x @ layer["query"]).reshape(batch, -1, BLOCK, model.kv_heads, groups, size)
     key, value = jnp.moveaxis((x @ layer["key_value"]).reshape(batch, length, 2, model.kv_heads, size), 2, 0)
-    scores = jnp.einsum("btkgd,bskd->bkgts", query, key, preferred_element_type=jnp.float32) / size**0.5
-    scores = jnp.where(np.tril(np.ones((length, length), bool)), scores, -jnp.inf)
-    weights = jax.nn.softmax(scores).astype(x.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(batch, length, d) @ layer["out"]
+
+    @jax.checkpoint
+    def block(part):
+        start, query = part
+        scores = jnp.einsum("btkgd,bskd->bkgts", query, key, preferred_element_type=jnp.float32) / size**0.5
+        seen = (start + jnp.arange(BLOCK))[:, None] >= jnp.arange(length)
+        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)).astype(x.dtype)
+        return jnp.einsum("bkgts,bskd->btkgd", weights, value)
+
+    mixed = lax.map(block, (jnp.arange(0, length, BLOCK), jnp.moveaxis(query, 1, 0)))
+    return jnp.moveaxis(mixed, 0, 1).reshape(batch, length, d) @ layer["out"]
 
 
 def loss(params, windows, model, mesh):
     """Mean cross-entropy of the next token; layers in one scan, recomputed in the backward pass."""
-    rows = NamedSharding(mesh, BATCH)
+    place, stored = functools.partial(NamedSharding, mesh), specs(model)
+    rows, hidden = place(BATCH), place(P(*BATCH, None, "model"))
     layers = {name: leaf for name, leaf in params.items() if name != "embedding"}
 
     @jax.checkpoint
     def body(x, layer):
-        layer = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer)
+        layer = {k: gathered(leaf, place(P(*stored[k][1:])), place(USED[k])) for k, leaf in layer.items()}
         x = x + attention(layer, normed(x, layer["norms"][0]), model)
         y = normed(x, layer["norms"][1])
-        x = x + (jax.nn.silu(y @ layer["gate"]) * (y @ layer["up"])) @ layer["down"]
+        y = lax.with_sharding_constraint(jax.nn.silu(y @ layer["gate"]) * (y @ layer["up"]), hidden)
+        x = x + y @ layer["down"]
         return lax.with_sharding_constraint(x, rows), None
 
-    table = params["embedding"].astype(jnp.bfloat16)
+    table = gathered(params["embedding"], place(stored["embedding"]), place(P("model")))
     x = lax.with_sharding_constraint(table[windows[:, :-1]], rows)
     x, _ = lax.scan(body, x, layers)
     return head_loss(x, table, windows[:, 1:], mesh=mesh, fused=True)

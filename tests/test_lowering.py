@@ -40,5 +40,10 @@ def test_collectives_are_counted_from_the_compiled_text():
       %b = (f32[2]{0}, bf16[3]{0}) all-reduce(%q, %r), to_apply=%sum
       %c = (f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%p), dimensions={0}
       %d = f32[8,4]{1,0} all-gather-done(%c)
+      %e = (f32[2,4]{1,0}, f32[2,4]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%p)
     """
-    assert compile_for.collectives(text) == {"all-gather": (2, 256), "all-reduce": (1, 14)}
+    assert compile_for.collectives(text) == {
+        "all-gather": (2, 256),
+        "all-reduce": (1, 14),
+        "collective-permute": (1, 32),
+    }
