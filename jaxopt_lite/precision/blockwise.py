@@ -38,7 +38,8 @@ def int8_codec(block: tuple[int, int] = (8, 128)):
 
     1 byte an entry and 4 a tile. |x̂ − x| ≤ s/127 near s, s/508 near 0; s itself and 0 come back exactly. Scales are
     float32 in value and range, so this holds for tiles from 1e-37 to 1e38 (smaller ones become 0). A NaN or inf makes
-    its whole tile NaN. With a key, rounding is stochastic: right on average.
+    its whole tile NaN. With a key, which ``quantize_state`` gives, rounding is stochastic: right on average. An
+    average rounded to nearest stands still while a step changes it by less than half a code.
 
     Args:
       block: rows and columns of a tile of the last two axes; see ``blocks.tile_of`` for other arrays.
@@ -53,10 +54,9 @@ def int8_codec(block: tuple[int, int] = (8, 128)):
 
 @codec
 def int4_codec(block: tuple[int, int] = (8, 128)):
-    """Like ``int8_codec`` with q = round(7·f(|x|/s)), two entries to a byte; ``quantize_state`` gives it keys.
+    """Like ``int8_codec`` with q = round(7·f(|x|/s)), two entries to a byte.
 
-    ½ byte an entry and 4 a tile. |x̂ − x| ≤ s/7 near s, s/28 near 0. An average stored so coarsely stands still when
-    rounded to nearest; rounded stochastically it moves as it should in the mean.
+    ½ byte an entry and 4 a tile. |x̂ − x| ≤ s/7 near s, s/28 near 0.
 
     >>> int4_codec().encode(jnp.ones((16, 128))).numbers.pairs.nbytes
     1024
@@ -111,7 +111,7 @@ def _signed_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
         fraction = jnp.sign(numbers) * grid.from_code(jnp.abs(numbers))
         return fraction * spread(stored.scale, numbers.shape, tile_of(numbers.shape, block))
 
-    return Codec(encode, decode, stochastic=packed)
+    return Codec(encode, decode, stochastic=True)
 
 
 def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
@@ -124,7 +124,7 @@ def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
         tile = tile_of(numbers.shape, block)
         return squares(grid.from_code(numbers) * spread(stored.scale, numbers.shape, tile))
 
-    return Codec(encode, decode, stochastic=packed)
+    return Codec(encode, decode, stochastic=True)
 
 
 @codec

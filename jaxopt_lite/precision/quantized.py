@@ -78,7 +78,8 @@ def quantize_state(
 
     leaf by leaf where ``tx`` is made of leaf rules of this package (adam, adamw, lion, chains of them, ...), so
     that XLA fuses decoding and encoding into the rule; on the whole state otherwise. With ``"int8"``
-    AdamW's state takes 2.01 bytes a parameter instead of 8, with ``"int4"`` 1.01.
+    AdamW's state takes 2.01 bytes a parameter instead of 8, with ``"int4"`` 1.01. Both are rounded stochastically,
+    the same in every run: to nearest, an average would stand still where a step changes it by little.
 
     Args:
       tx: any optax-protocol transformation.
@@ -141,14 +142,16 @@ def _encode_all(state: OptState, pair: tuple, patterns: dict, min_size: int) -> 
     """The state with every array encoded that is to be."""
     exceptions = exceptions_of(state)
 
-    def leaf(path, x):
+    def leaf(index, path, x):
         codec = _chosen(path, x, pair, patterns, min_size, exceptions)
         if codec is None or codec == identity_codec():
             return x
-        seed = jnp.uint32(zlib.crc32(path_string(path).encode())) if codec.stochastic else None
+        # By place, not by name, so that the same leaves in other containers are rounded alike.
+        seed = jnp.uint32(zlib.crc32(str(index).encode())) if codec.stochastic else None
         return Encoded(codec.encode(x), seed, codec, jnp.dtype(x.dtype).name)
 
-    return jax.tree_util.tree_map_with_path(leaf, state)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
+    return treedef.unflatten([leaf(index, path, x) for index, (path, x) in enumerate(leaves)])
 
 
 def _chosen(path: tuple, x: Any, pair, patterns, min_size, exceptions) -> Codec | None:
