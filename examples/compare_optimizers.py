@@ -36,13 +36,13 @@ def schedule_free(learning_rate):
 # Name → learning rate in the middle of the grid, factory.
 OPTIMIZERS = {
     "adafactor": (0.25, optimizers.adafactor),
-    "adamw": (1.6e-2, functools.partial(optimizers.adamw, b2=0.95, **DECAYED)),
+    "adamw": (3.2e-2, functools.partial(optimizers.adamw, b2=0.95, **DECAYED)),
     "ademamix": (1.6e-2, functools.partial(optimizers.ademamix, b2=0.95, b3=0.99, **DECAYED)),
-    "lion": (3e-3, functools.partial(optimizers.lion, b2=0.98, weight_decay=0.5, mask=gpt.matrices)),
-    "mars": (3e-2, functools.partial(optimizers.mars, weight_decay=0.1)),
-    "muon": (0.1, functools.partial(optimizers.muon, matrix_axes={"embedding": None}, weight_decay=0.1)),
-    "schedule_free": (3e-2, schedule_free),
-    "soap": (1.6e-2, functools.partial(optimizers.soap, weight_decay=0.1, max_dim=128)),
+    "lion": (6e-3, functools.partial(optimizers.lion, b2=0.98, weight_decay=0.5, mask=gpt.matrices)),
+    "mars": (0.12, functools.partial(optimizers.mars, weight_decay=0.1)),
+    "muon": (0.2, functools.partial(optimizers.muon, matrix_axes={"embedding": None}, weight_decay=0.1)),
+    "schedule_free": (6e-2, schedule_free),
+    "soap": (6.4e-2, functools.partial(optimizers.soap, weight_decay=0.1, max_dim=128)),
 }
 
 

@@ -121,6 +121,17 @@ def test_a_coordinate_without_gradient_never_moves_and_resuming_is_bit_exact(cod
     assert jax.tree.structure(pickle.loads(pickle.dumps(half_state))) == treedef
 
 
+@pytest.mark.parametrize("codec", ["int8", "int4", "bfloat16"])
+def test_every_array_is_rounded_at_random_and_anew_every_step(codec):
+    tx = jol.quantize_state(jol.adam(0.1), codec, min_size=1)
+    seeds = lambda state: np.array(
+        [a.seed for a in jax.tree.leaves(state, is_leaf=is_encoded) if is_encoded(a)]
+    )
+    before, after = (seeds(state) for state in (tx.init(PARAMS), steps(tx, GRADS[:1])[1]))
+    assert len(set(before)) == 2 * len(jax.tree.leaves(PARAMS))
+    np.testing.assert_array_equal(after, before + np.uint32(1))
+
+
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_huge_and_tiny_gradients(codec):
     tx = jol.quantize_state(jol.adam(1e-2), codec, min_size=1)
