@@ -189,6 +189,18 @@ def test_sizes_follow_the_docstring():
     assert sizes(0, 8, 200) == (200, 1)
 
 
+@pytest.mark.parametrize(
+    ("backend", "rows", "chunked"), [("cpu", 3 * H, True), ("cpu", 3 * H - 1, False), ("gpu", 3 * H, False)]
+)
+def test_gradients_are_formed_in_the_forward_pass_on_cpus_with_many_tokens(
+    backend, rows, chunked, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, w, y = jnp.zeros((rows, H)), jnp.zeros((H, V)), jnp.zeros(rows, int)
+    loss = lambda x: linear_softmax_cross_entropy(x, w, y, reduction="mean")
+    assert ("fused_loss" in str(jax.make_jaxpr(loss)(x))) == chunked
+
+
 @pytest.mark.parametrize("recompute", [True, False])
 def test_a_wrong_label_is_nan_and_only_its_row(recompute):
     x, w, y = plain()
