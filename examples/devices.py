@@ -16,9 +16,9 @@ AXES = ("data", "fsdp")  # both split the batch; over "fsdp" parameters are spli
 
 def sizes(text):
     """The mesh axes of ``"data=4,fsdp=2"``, by name; one that is not given has size 1."""
-    given = dict(part.split("=") for part in text.split(","))
-    if not set(given) <= set(AXES):
-        raise ValueError(f"--mesh: the axes are {sorted(given)}, expected some of {AXES}")
+    given = dict(part.partition("=")[::2] for part in text.split(","))
+    if not set(given) <= set(AXES) or not all(size.isdigit() for size in given.values()):
+        raise ValueError(f'--mesh: got {text!r}, expected sizes of some of {AXES}, as in "data=4,fsdp=2"')
     return {name: int(given.get(name, 1)) for name in AXES}
 
 

@@ -87,7 +87,7 @@ def test_a_mesh_computes_what_one_device_does(example, where, tmp_path):
 def test_a_mesh_that_is_none_is_refused(example):
     devices = example("devices")
     assert devices.sizes("fsdp=4") == {"data": 1, "fsdp": 4}
-    with pytest.raises(ValueError, match=r"the axes are .*model.*, expected some of"):
+    with pytest.raises(ValueError, match=r"got .*model.*, expected sizes of some of"):
         devices.sizes("data=2,model=2")
     with pytest.raises(ValueError, match="no mesh of the 1 devices"):
         devices.mesh_of("data=2", 16)
