@@ -105,9 +105,18 @@ def tpu():
     label, unit = f"TPU v5e {n}x{h}x{v} bf16", n * h * v
     row(label, "gradient", "optax, logits held", memory(base), memory(base),
         work=f"{base.cost_analysis()['flops'] / unit:.2f} NHV")  # fmt: skip
-    for recompute, units, sizes in ((True, v, (v // 64, v // 32)), (False, n, (512, 1024))):
+    block = [
+        arrays[0],
+        jax.ShapeDtypeStruct((h, h), jnp.bfloat16, sharding=place),
+        arrays[2],
+    ]  # H columns: no loop
+    for recompute, part, units, sizes in (
+        (True, arrays, v, (v // 64, v // 32)),
+        (False, block, n, (512, 1024)),
+    ):
         program = compiled(fused(recompute=recompute), arrays, True)
-        work = counted(lambda size, r=recompute: fused(recompute=r, chunk_size=size), arrays, units, sizes)
+        work = counted(lambda size, r=recompute: fused(recompute=r, chunk_size=size), part, units, sizes)
+        work *= v / part[1].shape[1]
         row(
             label,
             "gradient",
