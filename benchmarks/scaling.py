@@ -108,25 +108,31 @@ def sweep(title, rows, *options):
     return points
 
 
+def short(n):
+    """1, 10, 3,000, 10M."""
+    return f"{n // 1_000_000}M" if n >= 1_000_000 else f"{n:,}"
+
+
 def plot(path, sweeps):
+    """One panel for each sweep: of a title, what is held fixed, and points."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (title, points) in zip(
-        figure.subplots(1, len(sweeps), sharey=True), sweeps.items(), strict=True
-    ):
+    panels = figure.subplots(1, len(sweeps), sharey=True)
+    for axes, (title, (fixed, points)) in zip(panels, sweeps.items(), strict=True):
         x, time_ratio, trace_ratio = zip(*points, strict=True)
         axes.semilogx(x, time_ratio, marker="o", color="tab:blue", label="time of a step")
         axes.semilogx(
             x, trace_ratio, marker=".", color="tab:orange", linestyle="--", label="time to trace and lower"
         )
         axes.axhline(1, color="gray", linewidth=0.8)
-        axes.set(xlabel=title, title=f"clip + adamw, by {title}")
-        axes.set_xticks(x, [f"{v:,}" for v in x], rotation=30)
+        axes.set(xlabel=title, title=fixed, ylim=(0, None))
+        axes.set_xticks(x, [short(v) for v in x])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("optax / ours")
-    figure.axes[0].legend()
+    panels[0].set_ylabel("optax / ours (above 1: ours is faster)")
+    panels[0].legend()
+    figure.suptitle("clip_by_global_norm + adamw, float32, on a CPU")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
@@ -134,11 +140,12 @@ def plot(path, sweeps):
 def main(*, largest, middle, repeats, cpu_time, out):
     how = repeats, cpu_time
     sizes = [n for n in PARAMETERS if n <= largest]
-    sweeps = {
-        "parameters": sweep("parameters", [(n, n, 10, 1) for n in sizes], *how),
-        "leaves": sweep("leaves", [(n, middle, n, 1) for n in LEAVES], *how),
-        "devices": sweep("devices", [(n, middle, 10, n) for n in DEVICES], *how),
+    rows = {
+        "parameters": ("10 leaves, 1 device", [(n, n, 10, 1) for n in sizes]),
+        "leaves": (f"{short(middle)} parameters, 1 device", [(n, middle, n, 1) for n in LEAVES]),
+        "devices": (f"{short(middle)} parameters, 10 leaves", [(n, middle, 10, n) for n in DEVICES]),
     }
+    sweeps = {title: (fixed, sweep(title, cases, *how)) for title, (fixed, cases) in rows.items()}
     path = pathlib.Path(out, "scaling.png")
     plot(path, sweeps)
     print(f"\nplot: {path}")
