@@ -127,7 +127,8 @@ def collectives(text):
 
 
 QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
-"""XLA's least effort: the same partitioning and layout of the program, in a third of the time."""
+"""XLA's least effort, in a quarter of the time: 7B's step in two layers had collectives and temporaries within 5 % of
+full effort's; a small program's temporaries may differ by a MiB."""
 
 
 def compile_row(target, what, step, arguments, options=None):

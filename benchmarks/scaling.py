@@ -109,8 +109,8 @@ def sweep(title, rows, *options):
 
 
 def short(n):
-    """1, 10, 3,000, 10M."""
-    return f"{n // 1_000_000}M" if n >= 1_000_000 else f"{n:,}"
+    """1, 10, 3k, 10M."""
+    return f"{n // 1_000_000}M" if n >= 1_000_000 else f"{n // 1000}k" if n >= 1000 else str(n)
 
 
 def plot(path, sweeps):
