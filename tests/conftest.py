@@ -11,9 +11,10 @@ import hypothesis
 import jax
 
 # Read when the first program is compiled, so after the import is early enough.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):  # a flag that XLA does not know ends the process
-    os.environ.setdefault("XLA_FLAGS", QUICK + " --xla_cpu_parallel_codegen_split_count=1")
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 # Tracing makes many short-lived objects; looking for cycles among them after every 700 takes 6 % of the time.
 gc.set_threshold(50_000, 20, 100)

@@ -19,7 +19,8 @@ OPTIONS = {
 
 def compiled(lowered):
     """The executable of a lowered program, with XLA's own settings."""
-    return lowered.compile(OPTIONS if "fusion_emitters" in os.environ.get("XLA_FLAGS", "") else None)
+    flags = os.environ.get("XLA_FLAGS", "")
+    return lowered.compile({name: value for name, value in OPTIONS.items() if name in flags} or None)
 
 
 class Jitted:
