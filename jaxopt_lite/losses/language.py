@@ -75,7 +75,7 @@ def linear_softmax_cross_entropy(
         plain ``jit`` both hold the accumulator of the chip's own part of the vocabulary.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes a multiple of 128: the one nearest to H columns, within 1024 … 8192, or to N/4 tokens,
-        at most 1024. A chunk's logits are held, in blocks of as many columns.
+        at most 1024. The logits of a chunk are held, in blocks of that many columns.
 
     Raises:
       ValueError: for shapes that do not fit, and for ``recompute=False`` with ``reduction="none"`` or

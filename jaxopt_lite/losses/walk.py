@@ -52,8 +52,6 @@ def put(whole: Any, block: Any, start: Any, axis: int = 0) -> Any:
 
 def add(whole: Any, block: Any, start: Any, axis: int = 0) -> Any:
     """The block added in place; to ``None``, nothing."""
-    return (
-        None
-        if whole is None
-        else put(whole, part(whole, start, block.shape[axis], axis) + block, start, axis)
-    )
+    if whole is None:
+        return None
+    return put(whole, part(whole, start, block.shape[axis], axis) + block, start, axis)
