@@ -105,7 +105,7 @@ def quantize_state(
     >>> params = {"kernel": jnp.ones((64, 128)), "bias": jnp.ones(128)}
     >>> state = quantize_state(jol.adamw(1e-3)).init(params)
     >>> state_bytes(jol.adamw(1e-3).init(params)), state_bytes(state)
-    (66564, 17476)
+    (66564, 17484)
     """
     _require_transformation("quantize_state: tx", tx)
     checks.between("quantize_state", "min_size", min_size, 0, float("inf"))
