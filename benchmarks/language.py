@@ -26,6 +26,10 @@ import optax
 from jaxopt_lite.losses.language import linear_log_probs, linear_softmax_cross_entropy
 
 MIB = 2**20
+LARGE = (16_384, 4096, 128_256)  # tokens, features, classes
+# Of the rows of this machine: the dtype; shapes, and whether with the gradient.
+ON_CPU = jnp.float32, (((4096, 512, 50_304), True), ((4096, 512, 50_304), False), ((1001, 257, 32_003), True))
+ON_ACCELERATOR = jnp.bfloat16, ((LARGE, True), (LARGE, False))
 
 
 def held(x, w, y):
@@ -96,7 +100,7 @@ def tpu():
     except Exception as error:
         print(f'TPU v5e rows left out: pip install "jax[tpu]=={jax.__version__}" ({type(error).__name__})')
         return False
-    n, h, v = 16_384, 4096, 128_256
+    n, h, v = LARGE
     place = jax.sharding.SingleDeviceSharding(chip)
     shapes = ((n, h), jnp.bfloat16), ((h, v), jnp.bfloat16), ((n,), jnp.int32)
     arrays = [jax.ShapeDtypeStruct(s, d, sharding=place) for s, d in shapes]
@@ -105,15 +109,10 @@ def tpu():
     label, unit = f"TPU v5e {n}x{h}x{v} bf16", n * h * v
     row(label, "gradient", "optax, logits held", memory(base), memory(base),
         work=f"{base.cost_analysis()['flops'] / unit:.2f} NHV")  # fmt: skip
-    block = [
-        arrays[0],
-        jax.ShapeDtypeStruct((h, h), jnp.bfloat16, sharding=place),
-        arrays[2],
-    ]  # H columns: no loop
-    for recompute, part, units, sizes in (
-        (True, arrays, v, (v // 64, v // 32)),
-        (False, block, n, (512, 1024)),
-    ):
+    block = list(arrays)
+    block[1] = jax.ShapeDtypeStruct((h, h), jnp.bfloat16, sharding=place)  # H columns: one block, no loop
+    counts = (True, arrays, v, (v // 64, v // 32)), (False, block, n, (512, 1024))
+    for recompute, part, units, sizes in counts:
         program = compiled(fused(recompute=recompute), arrays, True)
         work = counted(lambda size, r=recompute: fused(recompute=r, chunk_size=size), part, units, sizes)
         work *= v / part[1].shape[1]
@@ -135,7 +134,7 @@ def tpu_mesh():
 
     chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
     mesh = jax.sharding.Mesh(np.array(chips).reshape(2, 4), ("data", "model"))
-    n, h, v = 16_384, 4096, 128_256
+    n, h, v = LARGE
     shapes = (
         ((n, h), jnp.bfloat16, ("data",)),
         ((h, v), jnp.bfloat16, (None, "model")),
@@ -162,13 +161,7 @@ def main(repeats=11, with_tpu=True):
     print(
         f"{'case':28s} {'':9s} {'form':22s} {'temporary':>13s} {'ratio':>6s}  {'median':>10s} {'ratio':>7s}"
     )
-    if jax.default_backend() == "cpu":
-        dtype, cases = (
-            jnp.float32,
-            (((4096, 512, 50_304), True), ((4096, 512, 50_304), False), ((1001, 257, 32_003), True)),
-        )
-    else:
-        dtype, cases = jnp.bfloat16, (((16_384, 4096, 128_256), True), ((16_384, 4096, 128_256), False))
+    dtype, cases = ON_CPU if jax.default_backend() == "cpu" else ON_ACCELERATOR
     for shape, gradient in cases:
         here(shape, dtype, gradient, repeats)
     if with_tpu and tpu():

@@ -73,7 +73,8 @@ def gathered(leaf, stored, used):
     """A parameter in 16 bits, brought from where it is stored to where it is used.
 
     Said aloud, since the partitioner would else pass the shards around a ring inside of every product, in programs
-    that take it a minute a layer. The gradient is asked for where the parameter is stored, not in the whole.
+    that take it a minute a layer. The gradient is asked for where the parameter is stored; for hundreds of chips the
+    compiler sums the whole all the same, and cuts it afterwards.
     """
     move = jax.custom_vjp(lambda x: lax.with_sharding_constraint(x, used))
     move.defvjp(lambda x: (move(x), None), lambda _, g: (lax.with_sharding_constraint(g, stored),))

@@ -75,27 +75,27 @@ def with_excess_precision(f):
 
 
 def _evaluate(closed, leaves):
+    """The jaxpr's results; a value that was rounded to a narrower float is held as it was, until it is used."""
     values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     values |= dict(zip(closed.jaxpr.invars, leaves, strict=True))
-    read = lambda v: v.val if hasattr(v, "val") else values[v]
+    held = lambda v: v.val if hasattr(v, "val") else values[v]
+    used = lambda v: _cast(held(v), v.aval)
     for eqn in closed.jaxpr.eqns:
-        given, exact = [read(v) for v in eqn.invars], [_cast(read(v), v.aval) for v in eqn.invars]
         if eqn.primitive.name == "convert_element_type":
-            floats = all(
-                jax.numpy.issubdtype(v.aval.dtype, jax.numpy.floating) for v in (*eqn.invars, *eqn.outvars)
-            )
-            found = (
-                given
-                if floats and eqn.outvars[0].aval.dtype.itemsize < 4
-                else [_cast(given[0], eqn.outvars[0].aval)]
-            )
+            (source,), (target,) = eqn.invars, eqn.outvars
+            narrowed = _is_float(source) and _is_float(target) and target.aval.dtype.itemsize < 4
+            found = [held(source) if narrowed else _cast(held(source), target.aval)]
         elif eqn.primitive.name in ("jit", "pjit"):
-            found = _evaluate(eqn.params["jaxpr"], exact)
+            found = _evaluate(eqn.params["jaxpr"], map(used, eqn.invars))
         else:
-            found = eqn.primitive.bind(*exact, **eqn.params)
+            found = eqn.primitive.bind(*map(used, eqn.invars), **eqn.params)
             found = found if eqn.primitive.multiple_results else [found]
         values |= dict(zip(eqn.outvars, found, strict=True))
-    return [_cast(read(v), v.aval) for v in closed.jaxpr.outvars]
+    return [used(v) for v in closed.jaxpr.outvars]
+
+
+def _is_float(v):
+    return jax.numpy.issubdtype(v.aval.dtype, jax.numpy.floating)
 
 
 def _cast(value, aval):
