@@ -16,6 +16,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from jaxopt_lite.losses.walk import multiple
+
 
 def over_devices(kernel: Callable, head: Any, inputs: Any, outputs: Any, *arrays: Any) -> Any:
     """``kernel(head, x, w, …)``, as it is on one device and in chunks on several; axes as ``spread`` names them."""
@@ -45,7 +47,7 @@ mlir.register_lowering(over_devices_p, _lower, cacheable=False)
 
 @dataclass(frozen=True)
 class Chunks:
-    """A kernel that is called with ``head.tokens`` rows of each device at a time."""
+    """A kernel that is called with ``head.tokens`` rows of each device at a time, or as hold logits of x's size."""
 
     kernel: Callable
     head: Any
@@ -55,8 +57,9 @@ class Chunks:
 
     def __call__(self, *arrays: Any) -> Any:
         """Row ``i·count + j`` is in chunk ``j``; rows beyond the last full chunk make one more."""
-        rows, classes = arrays[0].shape[0], arrays[1].shape[self.head.vocabulary_axis]
-        count, size = sizes(rows, self.head.tokens * self.devices, self.devices)
+        (rows, features), classes = arrays[0].shape, arrays[1].shape[self.head.vocabulary_axis]
+        tokens = self.head.tokens or multiple(rows * features / classes, 256, 1024)
+        count, size = sizes(rows, tokens * self.devices, self.devices)
         full = count * size
         local = partial(self.kernel, replace(self.head, columns=classes, tokens=size, partial=True))
         table = self.rows(lambda a: a[:full].reshape(size, count, *a.shape[1:]), arrays)

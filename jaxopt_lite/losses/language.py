@@ -75,7 +75,8 @@ def linear_softmax_cross_entropy(
         plain ``jit`` both hold the accumulator of the chip's own part of the vocabulary.
       chunk_size: columns in a block (``True``) or tokens in a chunk (``False``); sizes need not divide.
         ``None`` takes a multiple of 128: the one nearest to H columns, within 1024 … 8192, or to N/4 tokens,
-        at most 1024. The logits of a chunk are held, in blocks of that many columns.
+        at most 1024, on a CPU, and to N·H/V, within 256 … 1024, elsewhere. The logits of a chunk are held, in
+        blocks of that many columns.
 
     Raises:
       ValueError: for shapes that do not fit, and for ``recompute=False`` with ``reduction="none"`` or
@@ -109,7 +110,7 @@ def linear_softmax_cross_entropy(
     if recompute is None:
         recompute = not (scalar and _accumulates_cheaply(x))
     head = sized(name, head, x, kernel, chunk_size if recompute else None)
-    head = head if recompute else in_chunks(name, head, x, chunk_size)
+    head = head if recompute else replace(head, tokens=_given(name, chunk_size))
     shape, heavy = jnp.shape(labels), None if weights is None else jnp.reshape(weights, -1)
     scale = _class_weight(name, head, class_weights, kernel, y, factor.dtype)
 
@@ -232,21 +233,13 @@ def _token_stats(stats: vocabulary.Stats, keep, shape: tuple[int, ...]) -> Token
 
 def sized(name: str, head: Head, x: jax.Array, kernel: jax.Array, chunk_size: int | None) -> Head:
     """The head with the size of its blocks of columns (see ``linear_softmax_cross_entropy``)."""
-    columns = kernel.shape[head.vocabulary_axis]
-    width = _size(name, chunk_size, nearest=x.shape[1], low=1024, high=8192)
-    return replace(head, columns=max(1, min(width, columns)))
+    width = _given(name, chunk_size) or walk.multiple(x.shape[1], 1024, 8192)
+    return replace(head, columns=max(1, min(width, kernel.shape[head.vocabulary_axis])))
 
 
-def in_chunks(name: str, head: Head, x: jax.Array, chunk_size: int | None) -> Head:
-    """The head with the size of its chunks of tokens: a quarter of them holds a quarter of the logits."""
-    tokens = _size(name, chunk_size, nearest=x.shape[0] / 4, low=128, high=1024)
-    return replace(head, tokens=max(1, min(tokens, x.shape[0])))
-
-
-def _size(name: str, chunk_size: int | None, *, nearest: float, low: int, high: int) -> int:
-    if chunk_size is None:
-        return max(low, min(high, 128 * round(nearest / 128)))
-    checks.between(name, "chunk_size", chunk_size, 1, math.inf)
+def _given(name: str, chunk_size: int | None) -> int | None:
+    if chunk_size is not None:
+        checks.between(name, "chunk_size", chunk_size, 1, math.inf)
     return chunk_size
 
 

@@ -23,7 +23,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxopt_lite.losses.spread import spread
-from jaxopt_lite.losses.walk import add, over_blocks, part, put, vary, varying
+from jaxopt_lite.losses.walk import add, multiple, over_blocks, part, put, vary, varying
 
 # [N] each: "max" and "rest", whose sum is the log-sum-exp (apart, since a logit minus their sum would be rounded
 # at the size of the sum), "label", and where wanted "sum", "entropy", "argmax".
@@ -39,7 +39,7 @@ class Head:
     temperature: float = 1.0
     transpose: bool = False  # the kernel is [V, H]
     columns: int = 1  # of the vocabulary in one block
-    tokens: int = 1  # in one chunk of fused_loss
+    tokens: int | None = None  # in one chunk of fused_loss; None leaves it to who walks them
     want: tuple[str, ...] = ()  # statistics beyond "max", "rest" and "label"
     axis_name: Any = None  # the mesh axis over which the vocabulary is sharded, under shard_map
     label_smoothing: float = 0.0
@@ -328,8 +328,19 @@ def chunk_gradients(head: Head, x, w, b, y, weights) -> tuple:
     """``ℓ [N]`` and the gradients of ``Σ weights·ℓ`` in ``x``, ``w``, ``b`` (``None`` where not wanted).
 
     A chunk's logits are made, summed and pulled back in blocks that fit a cache; only between the two passes are
-    all of them held. So chunks can be long, and the kernel's gradient is read and written once for each.
+    all of them held. So chunks can be long, and the kernel's gradient is read and written once for each. Elsewhere
+    than on a CPU the logits of a chunk are as large as ``x``.
     """
+    if head.tokens:
+        return in_chunks(head.tokens, head, x, w, b, y, weights)
+    (rows, features), columns = x.shape, w.shape[head.vocabulary_axis]
+    long, short = multiple(rows / 4, 128, 1024), multiple(rows * features / max(1, columns), 256, 1024)
+    forms = {"cpu": partial(in_chunks, long, head), "default": partial(in_chunks, short, head)}
+    return lax.platform_dependent(x, w, b, y, weights, **forms)
+
+
+def in_chunks(tokens: int, head: Head, x, w, b, y, weights) -> tuple:
+    """``chunk_gradients`` with chunks of so many rows."""
     axis, dtype, axes, wanted = head.vocabulary_axis, wide(x, w), varying(x), head.wanted
     zeros = lambda want, shape, dtype: vary(jnp.zeros(shape, dtype), axes) if want else None
 
@@ -341,8 +352,9 @@ def chunk_gradients(head: Head, x, w, b, y, weights) -> tuple:
 
     shards = head.axis_name if isinstance(head.axis_name, tuple) else (head.axis_name,)
     losses = vary(jnp.zeros(x.shape[0], dtype), axes - frozenset(shards))
-    carry = losses, zeros(wanted[0], x.shape, x.dtype), zeros(wanted[1], w.shape, dtype)
-    return over_blocks(body, (*carry, zeros(wanted[2], (w.shape[axis],), dtype)), x.shape[0], head.tokens)
+    dx, dw = zeros(wanted[0], x.shape, x.dtype), zeros(wanted[1], w.shape, dtype)
+    db = zeros(wanted[2], (w.shape[axis],), dtype)
+    return over_blocks(body, (losses, dx, dw, db), x.shape[0], tokens)
 
 
 def chunk_pull(head: Head, x, w, b, y, weights, dw, db) -> tuple:

@@ -55,3 +55,8 @@ def add(whole: Any, block: Any, start: Any, axis: int = 0) -> Any:
     if whole is None:
         return None
     return put(whole, part(whole, start, block.shape[axis], axis) + block, start, axis)
+
+
+def multiple(size: float, low: int, high: int) -> int:
+    """The multiple of 128 nearest to ``size``, within ``low`` … ``high``."""
+    return max(low, min(high, 128 * round(size / 128)))

@@ -1,6 +1,7 @@
 """Losses fused with the output head, against float64 transcriptions of their formulas on whole logits."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from jaxopt_lite import losses
 from jaxopt_lite.losses import language
-from jaxopt_lite.losses.language import in_chunks, linear_log_probs, linear_softmax_cross_entropy, sized
+from jaxopt_lite.losses.language import linear_log_probs, linear_softmax_cross_entropy, sized
 from jaxopt_lite.losses.vocabulary import Head
 from tests.oracles import language as oracle
 from tests.oracles.language import error
@@ -172,21 +173,42 @@ def test_any_chunk_size_gives_the_same(recompute, size):
 
 
 def test_sizes_follow_the_docstring():
-    def sizes(rows, features, classes, chunk_size=None):
-        shape = jax.ShapeDtypeStruct
-        x, kernel = shape((rows, features), jnp.float32), shape((features, classes), jnp.float32)
-        return (
-            sized("f", Head(), x, kernel, chunk_size).columns,
-            in_chunks("f", Head(), x, chunk_size).tokens,
-        )
+    def columns(features, classes, chunk_size=None):
+        x, kernel = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((9, features), (features, classes)))
+        return sized("f", Head(), x, kernel, chunk_size).columns
 
-    assert sizes(16_384, 4096, 128_256) == (4096, 1024)
-    assert sizes(4096, 512, 50_304) == (1024, 1024)
-    assert sizes(10**6, 20_000, 128_256) == (8192, 1024)
-    assert sizes(1001, 257, 32_003) == (1024, 256)
-    assert sizes(100, 1500, 200) == (200, 100)
-    assert sizes(100, 1500, 200, 64) == (64, 64)
-    assert sizes(0, 8, 200) == (200, 1)
+    assert [columns(*sizes) for sizes in ((4096, 128_256), (512, 50_304), (20_000, 128_256))] == [
+        4096,
+        1024,
+        8192,
+    ]
+    assert [columns(1500, 200), columns(1500, 200, 64)] == [200, 64]
+
+
+@pytest.mark.parametrize(
+    ("platform", "rows", "chunk_size", "tokens"),
+    [
+        ("cpu", 4096, None, 1024),
+        ("cpu", 1001, None, 256),
+        ("cpu", 200, None, 128),
+        ("cpu", 100, None, 100),
+        ("tpu", 4096, None, 640),
+        ("tpu", 1001, None, 256),
+        ("tpu", 9000, None, 1024),
+        ("tpu", 100, 64, 64),
+    ],
+)
+def test_a_chunk_holds_so_many_tokens(platform, rows, chunk_size, tokens):
+    """A quarter on a CPU, N·H/V elsewhere, within the docstring's limits, or what is given."""
+    loss = lambda x, w: linear_softmax_cross_entropy(
+        x, w, jnp.zeros(rows, int), reduction="mean", recompute=False, chunk_size=chunk_size
+    )
+    gradient = jax.jit(jax.grad(loss)).trace(jnp.zeros((rows, 3)), jnp.zeros((3, 20)))
+    text = gradient.lower(lowering_platforms=(platform,)).as_text()
+    kept = {
+        int(n) for n in re.findall(r"tensor<3x(\d+)x8xf32>", text)
+    }  # 3 blocks of a chunk; the last is narrower
+    assert max(kept) == tokens
 
 
 @pytest.mark.parametrize(
