@@ -114,7 +114,8 @@ def soap_products(g, left, right):
         g = left.T @ (rotated @ right.T)
         if k == EVERY - 1:
             new_left, new_right = left @ left, right @ right  # the power iteration
-            g = (new_left.T @ left) @ g @ (new_right.T @ right).T
+            g = (new_left.T @ left) @ g if g.shape[0] < g.shape[1] else new_left.T @ (left @ g)
+            g = (g @ right.T) @ new_right if g.shape[0] <= g.shape[1] else g @ (right.T @ new_right)
             left, right = new_left, new_right
         left, right, g = (x * 1e-3 for x in (left, right, g))
     return g, left, right

@@ -1,11 +1,14 @@
 """SOAP: the paper's formula, its first step, one-sided bases, hostile gradients, the laws."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxopt_lite import optimizers
+from tests import users
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -66,6 +69,17 @@ def test_stacked_layers_are_each_their_own():
     for k in range(2):
         alone, _ = run(tx, [jnp.asarray(g[k]) for g in grads])
         np.testing.assert_allclose(stacked[-1][k], alone[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64), (2, 64, 64)])
+def test_no_step_turns_the_state_over_in_memory(shape):
+    """LAPACK's order of columns stays inside the branches that call it."""
+    tx, params = optimizers.soap(0.1), jnp.zeros(shape)
+    lowered = jax.jit(tx.update).lower(params, jax.eval_shape(tx.init, params), params)
+    text = users.compiled(lowered).as_text()
+    (conditional,) = [line for line in text.splitlines() if " conditional(" in line]
+    layouts = set(re.findall(r"\]\{([\d,]+)\}", conditional.split(" conditional(")[0]))
+    assert layouts == {",".join(str(k) for k in reversed(range(len(shape))))}
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e20])
