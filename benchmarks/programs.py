@@ -159,7 +159,7 @@ def encoder_shapes(width=48, hidden=192, pieces=96, length=12):
         "words": f32(pieces, width),
         "positions": f32(length, width),
         "norm": norm,
-        "layers": [layer] * 2,
+        "layers": jax.tree.map(lambda x: f32(2, *x.shape), layer),
     }
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), whole)
 

@@ -34,7 +34,7 @@ def folder():
 
 
 def load():
-    """The model's float32 parameters, kernels as [in, out], and its layers in a list."""
+    """The model's float32 parameters: kernels as [in, out], those of all layers stacked, [layers, in, out]."""
     from safetensors.numpy import load_file
 
     weights = load_file(folder() / "model.safetensors")
@@ -65,7 +65,7 @@ def load():
         "words": jnp.asarray(weights["embeddings.word_embeddings.weight"]),
         "positions": jnp.asarray(position + kind),
         "norm": norm("embeddings.LayerNorm"),
-        "layers": [layer(f"encoder.layer.{i}") for i in range(depth)],
+        "layers": jax.tree.map(lambda *x: jnp.stack(x), *(layer(f"encoder.layer.{i}") for i in range(depth))),
     }
 
 
@@ -83,12 +83,16 @@ def apply(params, ids):
     """Unit vectors ``[B, 384]`` in float32: the mean over the pieces that are there."""
     there = ids != 0
     x = layer_norm(params["norm"], params["words"][ids] + params["positions"][None, : ids.shape[1]])
-    for layer in params["layers"]:
-        x = layer_norm(layer["attention_norm"], x + attention(layer, x, there))
-        up = jax.nn.gelu(dense(layer["up"], x), approximate=False)
-        x = layer_norm(layer["mlp_norm"], x + dense(layer["down"], up))
+    x, _ = jax.lax.scan(lambda x, layer: (block(layer, x, there), None), x, params["layers"])
     mean = jnp.sum(x, axis=1, where=there[..., None]) / jnp.sum(there, axis=1, keepdims=True)
     return mean / jnp.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def block(layer, x, there):
+    """One layer; compiled once for all of them."""
+    x = layer_norm(layer["attention_norm"], x + attention(layer, x, there))
+    up = jax.nn.gelu(dense(layer["up"], x), approximate=False)
+    return layer_norm(layer["mlp_norm"], x + dense(layer["down"], up))
 
 
 def dense(layer, x):
@@ -119,22 +123,18 @@ def attention(layer, x, there):
 
 def adapters(layers, rank, key):
     """LoRA for every kernel of the layers: kernel + a·b, with a random and b zero, so nothing changes at first."""
-    keys = iter(jax.random.split(key, 6 * len(layers)))
+    names = [name for name, part in layers.items() if "kernel" in part]
 
-    def pair(kernel):
-        rows, columns = kernel.shape
-        return {
-            "a": jax.random.normal(next(keys), (rows, rank)) / np.sqrt(rows),
-            "b": jnp.zeros((rank, columns)),
-        }
+    def pair(kernel, key):
+        depth, rows, columns = kernel.shape
+        a = jax.random.normal(key, (depth, rows, rank)) / np.sqrt(rows)
+        return {"a": a, "b": jnp.zeros((depth, rank, columns))}
 
-    return [
-        {name: pair(part["kernel"]) for name, part in layer.items() if "kernel" in part} for layer in layers
-    ]
+    keys = jax.random.split(key, len(names))
+    return {name: pair(layers[name]["kernel"], key) for name, key in zip(names, keys, strict=True)}
 
 
 def with_adapters(params, adapters):
     """The model whose layers have them."""
-    pairs = zip(params["layers"], adapters, strict=True)
-    layers = [{name: part | new.get(name, {}) for name, part in layer.items()} for layer, new in pairs]
+    layers = {name: part | adapters.get(name, {}) for name, part in params["layers"].items()}
     return params | {"layers": layers}

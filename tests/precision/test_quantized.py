@@ -13,6 +13,7 @@ import pytest
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers, precision
 from jaxopt_lite.precision.quantized import Encoded, is_encoded
+from tests import users
 
 RNG = np.random.default_rng(5)
 PARAMS = {"kernel": jnp.asarray(RNG.normal(size=(16, 256)), jnp.float32), "bias": jnp.ones(256)}
@@ -130,6 +131,15 @@ def test_every_array_is_rounded_at_random_and_anew_every_step(codec):
     before, after = (seeds(state) for state in (tx.init(PARAMS), steps(tx, GRADS[:1])[1]))
     assert len(set(before)) == 2 * len(jax.tree.leaves(PARAMS))
     np.testing.assert_array_equal(after, before + np.uint32(1))
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_init_encodes_while_it_runs_not_while_it_compiles_and_makes_no_wide_copy(codec):
+    params = jnp.zeros((256, 512))
+    lowered = jax.jit(precision.quantize_state(jol.adamw(1e-3), codec).init).lower(params)
+    program = users.compiled(lowered)
+    assert " reduce(" in program.as_text()  # the largest of each tile
+    assert program.memory_analysis().temp_size_in_bytes < params.nbytes / 10
 
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])

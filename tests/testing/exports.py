@@ -213,10 +213,16 @@ def checked():
 # --- losses ---
 
 N, C = 6, 5
-RNG = np.random.default_rng(5)
+RNG = np.random.default_rng(5)  # begins anew for every row, see drawn()
 FLOATS = {"float32_result"}
 BELOW = FLOATS | {"non_negative"}
 BOWL = BELOW | {"convex"}
+
+
+def drawn(name, make):
+    """The inputs of a row, the same whatever has been drawn before."""
+    RNG.bit_generator.state = np.random.default_rng(list(name.encode())).bit_generator.state
+    return make()
 
 
 def normal(*shape, scale=1.0):
@@ -324,7 +330,7 @@ LOSS_ROWS = {
     "multiclass_hinge_loss": loss_row(labels, BOWL, CLASSES),
     "multiclass_perceptron_loss": loss_row(labels, BOWL, CLASSES),
     "multiclass_sparsemax_loss": loss_row(labels, BOWL, CLASSES),
-    # One positive to each row, so that a mean over pairs is one over rows, whatever has been drawn before.
+    # One positive to each row, so that a mean over pairs is one over rows.
     "ntxent": loss_row(lambda: (normal(C), jnp.array([0, 1, 2, 0, 2, 1])), COUPLED),
     "orpo_loss": loss_row(lambda: (nats(), nats()), FLOATS),
     "pairwise_logistic_loss": loss_row(graded, BOWL, CLASSES, {"temporaries<=64"}),
@@ -368,7 +374,7 @@ def loss(name):
     function = facts.pop("loss", None) or getattr(losses, name)
     options, make, _ = facts.pop("options"), facts.pop("inputs"), facts.pop("without", None)
     function = partial(function, **options) if options else function
-    inputs = None if make is None else (lambda key: make())
+    inputs = None if make is None else (lambda key: drawn(name, make))
     return LossCase(function, inputs=inputs, name=name, **facts)
 
 
