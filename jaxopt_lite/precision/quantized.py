@@ -148,15 +148,17 @@ def _encode_all(state: OptState, pair: tuple, patterns: dict, min_size: int) -> 
             return x
         # By place, not by name, so that the same leaves in other containers are rounded alike.
         seed = jnp.uint32(zlib.crc32(str(index).encode())) if codec.stochastic else None
-        return Encoded(codec.encode(_not_constant(x)), seed, codec, jnp.dtype(x.dtype).name)
+        return Encoded(_encoded(codec, x), seed, codec, jnp.dtype(x.dtype).name)
 
     leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
     return treedef.unflatten([leaf(index, path, x) for index, (path, x) in enumerate(leaves)])
 
 
-def _not_constant(x: Array) -> Array:
-    """``x``, but XLA cannot tell: it would work out the codes of a state of zeros while it compiles, seconds a leaf."""
-    return jnp.where(jax.lax.optimization_barrier(jnp.array(True)), x, jnp.ones((), x.dtype))
+@functools.partial(jax.jit, static_argnums=0)
+def _encoded(codec: Codec, x: Array) -> Any:
+    """The first state's ``x``: a choice whose outcome XLA cannot tell, or it would encode zeros while it compiles."""
+    known = jax.lax.optimization_barrier(jnp.array(True))
+    return codec.encode(jnp.where(known, x, jnp.ones((), x.dtype)))
 
 
 def _chosen(path: tuple, x: Any, pair, patterns, min_size, exceptions) -> Codec | None:

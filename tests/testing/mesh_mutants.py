@@ -3,6 +3,7 @@
 The script prints the verdicts on these, on right items, and on everything we export.
 """
 
+import gc
 import json
 import sys
 
@@ -73,5 +74,6 @@ def verdicts_on_exports():
 
 
 if __name__ == "__main__":
+    gc.set_threshold(50_000, 20, 100)  # as in conftest.py
     jax.config.update("jax_num_cpu_devices", 8)
     json.dump({"items": list(verdicts()), "exports": list(verdicts_on_exports())}, sys.stdout)
