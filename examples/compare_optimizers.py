@@ -42,7 +42,7 @@ OPTIMIZERS = {
     "mars": (0.12, functools.partial(optimizers.mars, weight_decay=0.1)),
     "muon": (0.2, functools.partial(optimizers.muon, matrix_axes={"embedding": None}, weight_decay=0.1)),
     "schedule_free": (6e-2, schedule_free),
-    "soap": (6.4e-2, functools.partial(optimizers.soap, weight_decay=0.1, max_dim=128)),
+    "soap": (0.13, functools.partial(optimizers.soap, weight_decay=0.1, max_dim=128)),
 }
 
 
