@@ -142,7 +142,11 @@ def final_loss(data, seed, codec, nudge=0.0):
 def train_rows(seeds):
     data = text.read_text()
     print(f"\nbyte GPT, {SIZES}, {STEPS} steps of {BATCH}: validation loss in bits per byte, against float32")
-    ratios = {"again": [], "int8": [], "int4": []}  # again: float32 once more, from parameters a millionth larger
+    ratios = {
+        "again": [],
+        "int8": [],
+        "int4": [],
+    }  # again: float32 once more, from parameters a millionth larger
     for seed in range(seeds):
         base = final_loss(data, seed, "identity")
         print(f"seed {seed}  float32 {base:.4f}", end="", flush=True)
