@@ -1,12 +1,13 @@
 """Memory of optimizer state: bytes a parameter, temporaries of a step, bytes moved, and what it costs in loss.
 
     python benchmarks/state_bytes.py              # bytes and temporaries: minutes; TPU rows where its compiler is
-    python benchmarks/state_bytes.py --train      # the small GPT with int8 and int4 against float32: half an hour
+    python benchmarks/state_bytes.py --train      # the small GPT with int8 and int4 against float32: forty minutes
 
 `state` and `with params` count the arrays. `temporary` is `memory_analysis().temp_size_in_bytes` of a jitted step with
 parameters and state donated, in bytes a parameter and as a share of the float32 state (8 bytes). `moved` and
 `estimate` are the TPU compiler's own `cost_analysis()`; `pip install "jax[tpu]"` in an environment of its own gives it,
-no TPU is needed. optax is optax.adamw; with master weights, float32 copies beside parameters of 16 bits.
+no TPU is needed. optax is optax.adamw; with master weights, float32 copies beside parameters of 16 bits. `again` trains
+in float32 once more, from parameters a millionth larger: how far apart two runs end by chance.
 """
 
 import argparse
@@ -122,7 +123,7 @@ BATCH, STEPS, LEARNING_RATE = 16, 400, 3e-3
 def final_loss(data, seed, codec, nudge=0.0):
     """Validation loss of the byte GPT, in bits per byte, with pretrain_gpt's optimizer around ``codec``.
 
-    Training amplifies what it starts from: parameters larger by ``nudge`` show how far apart runs end by chance.
+    The first parameters are larger by the fraction ``nudge``.
     """
     config = gpt.Config(**SIZES)
     key_init, key_data = jax.random.split(jax.random.key(seed))
@@ -142,11 +143,7 @@ def final_loss(data, seed, codec, nudge=0.0):
 def train_rows(seeds):
     data = text.read_text()
     print(f"\nbyte GPT, {SIZES}, {STEPS} steps of {BATCH}: validation loss in bits per byte, against float32")
-    ratios = {
-        "again": [],
-        "int8": [],
-        "int4": [],
-    }  # again: float32 once more, from parameters a millionth larger
+    ratios = {"again": [], "int8": [], "int4": []}
     for seed in range(seeds):
         base = final_loss(data, seed, "identity")
         print(f"seed {seed}  float32 {base:.4f}", end="", flush=True)

@@ -125,12 +125,14 @@ def test_a_coordinate_without_gradient_never_moves_and_resuming_is_bit_exact(cod
 @pytest.mark.parametrize("codec", ["int8", "int4", "bfloat16"])
 def test_every_array_is_rounded_at_random_and_anew_every_step(codec):
     tx = jol.quantize_state(jol.adam(0.1), codec, min_size=1)
-    seeds = lambda state: np.array(
-        [a.seed for a in jax.tree.leaves(state, is_leaf=is_encoded) if is_encoded(a)]
-    )
-    before, after = (seeds(state) for state in (tx.init(PARAMS), steps(tx, GRADS[:1])[1]))
-    assert len(set(before)) == 2 * len(jax.tree.leaves(PARAMS))
-    np.testing.assert_array_equal(after, before + np.uint32(1))
+    encoded = lambda state: [a for a in jax.tree.leaves(state, is_leaf=is_encoded) if is_encoded(a)]
+    before, after = encoded(tx.init(PARAMS)), encoded(steps(tx, GRADS[:1])[1])
+    seeds = [np.array([a.seed for a in arrays]) for arrays in (before, after)]
+    assert len(set(seeds[0])) == 2 * len(jax.tree.leaves(PARAMS))
+    np.testing.assert_array_equal(seeds[1], seeds[0] + np.uint32(1))
+    for one, later in zip(before, after, strict=True):
+        array = jnp.abs(jax.random.normal(jax.random.key(0), one.decode().shape))
+        assert not np.array_equal(one.replace(array).decode(), later.replace(array).decode())
 
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])
