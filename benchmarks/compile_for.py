@@ -193,9 +193,14 @@ def chip_rows(mesh):
         kernel = {"kernel": f32(65_536, 4096)}
         yield f"large: {name}, 65,536 × 4,096", functools.partial(update_arguments, make(), kernel, place)
     for name, tx in optimizers():
-        rows = 512 if re.search("soap|shampoo", name) else 8192  # XLA unrolls the decompositions of a side
-        kernel = {"kernel": f32(rows, 256)}
-        yield f"optimizer: {name}, {rows:,} × 256", functools.partial(update_arguments, tx, kernel, place)
+        shape = (8192, 256)
+        if re.search("soap|shampoo", name):  # XLA unrolls the decompositions of a side
+            shape = (512, 256) if mesh.size <= 512 else (mesh.size, 64, 32)
+        size = " × ".join(format(n, ",") for n in shape)
+        yield (
+            f"optimizer: {name}, {size}",
+            functools.partial(update_arguments, tx, {"kernel": f32(*shape)}, place),
+        )
     for name, step, arguments in losses():
         yield (
             f"loss: {name}",

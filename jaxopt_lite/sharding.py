@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_lite import tree
+from jaxopt_lite.axes import names_of
 from jaxopt_lite.types import GradientTransformation, Params
 
 try:
@@ -182,11 +183,6 @@ def _spec_on(mesh: Mesh, leaf: Any) -> tuple:
     return tuple(sharding.spec) if isinstance(sharding, NamedSharding) and sharding.mesh == mesh else ()
 
 
-def _names(entry: Any) -> tuple:
-    """One entry of a spec as a tuple of mesh axes."""
-    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
-
-
 def _named(mesh: Any, entries: list[tuple], memory_kind: Any = None) -> NamedSharding:
     """From one tuple of mesh axes per dimension, in the short form in which ``jit`` returns it."""
     spec = [names if len(names) > 1 else names[0] if names else None for names in entries]
@@ -197,7 +193,7 @@ def _named(mesh: Any, entries: list[tuple], memory_kind: Any = None) -> NamedSha
 
 def _spread(shape: tuple, spec: tuple, mesh: Mesh, axes: tuple) -> NamedSharding:
     """``spec`` with the mesh ``axes`` on a dimension that they divide: a free one, in whole tiles, the longest."""
-    entries = [_names(entry) for entry in (*spec, *(None,) * (len(shape) - len(spec)))]
+    entries = [names_of(entry) for entry in (*spec, *(None,) * (len(shape) - len(spec)))]
     added = tuple(name for name in axes if all(name not in names for names in entries))
     parts = [_count(mesh, (*names, *added)) for names in entries]
     fits = [i for i, (n, k) in enumerate(zip(shape, parts, strict=True)) if n and n % k == 0]
@@ -321,7 +317,7 @@ def _dimensions(shape: tuple, of: tuple) -> list[int | None]:
 
 def _placed(shape: tuple, dimensions: list[int | None], like: NamedSharding) -> NamedSharding:
     """The spec of ``like`` on the axes that are its parameter's, or as much of it as divides them."""
-    spec, entries = dict(enumerate(map(_names, like.spec))), []
+    spec, entries = dict(enumerate(map(names_of, like.spec))), []
     for n, axis in zip(shape, dimensions, strict=True):
         names = () if axis is None else spec.get(axis, ())
         while n % _count(like.mesh, names):

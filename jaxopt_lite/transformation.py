@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_lite import checks, tree
+from jaxopt_lite.axes import chosen_by_compiler
 from jaxopt_lite.call import bind, rebuild
 
 
@@ -214,7 +215,12 @@ class Group:
         return treedef.unflatten([u for u, _ in new]), rebuilt
 
     def _leaf(self, g, p, scalars, row, active):
-        """The stages' rules on one leaf, in float32 or better from end to end."""
+        """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""
+        rules = lambda *arrays: self._rules(active, *arrays)
+        return chosen_by_compiler(rules, (g, row), g, p, scalars, row)
+
+    def _rules(self, active, g, p, scalars, row):
+        """The rules one after the other, in float32 or better from end to end."""
         dtype = jnp.result_type(jnp.float32, g.dtype, *(x.dtype for x in jax.tree.leaves(row)))
         u, p, scalars = jax.tree.map(lambda x: _widen(x, dtype), (g, p, scalars))
         new = []

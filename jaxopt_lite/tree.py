@@ -5,6 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from jaxopt_lite.axes import chosen_by_compiler
 
 
 def is_none(x: Any) -> bool:
@@ -113,10 +116,12 @@ def _sum_of_squares(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.
 def _scaled_sum_of_squares(
     x: jax.Array, y: jax.Array | None, scale: jax.Array, dtype: jnp.dtype
 ) -> jax.Array:
-    x = jnp.asarray(x)
-    # Made to depend on the leaf, or XLA broadcasts one scale for all leaves to a full-size temporary.
-    own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x[(slice(1),) * x.ndim]))), 1, scale)
-    return jnp.sum(abs2(_difference(x, y, dtype) * own))
+    def total(x, y, scale):
+        # Made to depend on the leaf, or XLA broadcasts one scale for all leaves to a full-size temporary.
+        own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x[(slice(1),) * x.ndim]))), 1, scale)
+        return jnp.sum(abs2(_difference(x, y, dtype) * own))
+
+    return chosen_by_compiler(total, PartitionSpec(), jnp.asarray(x), y, scale)
 
 
 def _difference(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.Array:

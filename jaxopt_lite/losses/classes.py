@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler, spec
 from jaxopt_lite.losses.reduce import Axis, axes_of, counted, entries, product, split_mask
 
 
@@ -57,9 +58,13 @@ def valid_or_nan(losses: jax.Array, labels: jax.Array, num_classes: int) -> jax.
 @jax.custom_jvp
 def pick(values: jax.Array, labels: jax.Array) -> jax.Array:
     """``values[..., label]``; 0 for a label that is no class."""
-    inside = jnp.clip(labels, 0, values.shape[-1] - 1)
-    picked = jnp.take_along_axis(values, inside[..., None], axis=-1)[..., 0]
-    return jnp.where(inside == labels, picked, 0)
+
+    def picked(values, labels):
+        inside = jnp.clip(labels, 0, values.shape[-1] - 1)
+        found = jnp.take_along_axis(values, inside[..., None], axis=-1)[..., 0]
+        return jnp.where(inside == labels, found, 0)
+
+    return chosen_by_compiler(picked, spec(labels), values, labels)
 
 
 @pick.defjvp

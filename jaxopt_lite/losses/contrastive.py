@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler, leading
 from jaxopt_lite.losses.classes import below_top, negative_log_likelihood
 from jaxopt_lite.losses.reduce import counted, entries, reduced
 from jaxopt_lite.losses.regression import units
@@ -74,11 +75,16 @@ def info_nce(
     if axis_name is not None:
         first = q.shape[0] * jax.lax.axis_index(axis_name)
         all_q, all_k, keep = (jax.lax.all_gather(a, axis_name, tiled=True) for a in (q, k, keep))
-    similarities = _cosines(q, all_k)
-    losses = _own_column(similarities / temperature, keep, first)
-    if symmetric:
-        back = similarities.T if axis_name is None else _cosines(k, all_q)
-        losses = 0.5 * (losses + _own_column(back / temperature, keep, first))
+
+    def towers(q, k, all_q, all_k, keep, temperature):
+        similarities = _cosines(q, all_k)
+        losses = _own_column(similarities / temperature, keep, first)
+        if symmetric:
+            back = similarities.T if axis_name is None else _cosines(k, all_q)
+            losses = 0.5 * (losses + _own_column(back / temperature, keep, first))
+        return losses
+
+    losses = chosen_by_compiler(towers, leading(q, 1), q, k, all_q, all_k, keep, temperature)
     return reduced(name, losses, where, weights, reduction)
 
 
@@ -111,10 +117,14 @@ def siglip_loss(
     """
     name = "siglip_loss"
     x, y = _matrix(name, where, weights, images=images, texts=texts)
-    logits = temperature * _cosines(x, y) + bias
-    pairs = jax.nn.softplus(jnp.where(jnp.eye(x.shape[0], dtype=bool), -logits, logits))
+
+    def towers(x, y, keep, temperature, bias):
+        logits = temperature * _cosines(x, y) + bias
+        pairs = jax.nn.softplus(jnp.where(jnp.eye(x.shape[0], dtype=bool), -logits, logits))
+        return jnp.sum(jnp.where(keep[None, :], pairs, 0), axis=-1)
+
     keep = _kept(where, weights, x.shape[0])
-    losses = jnp.sum(jnp.where(keep[None, :], pairs, 0), axis=-1)
+    losses = chosen_by_compiler(towers, leading(x, 1), x, y, keep, temperature, bias)
     return reduced(name, losses, where, weights, reduction)
 
 
@@ -144,14 +154,18 @@ def ntxent(
     checks.between(name, "temperature", temperature, 0, math.inf, open_low=True)
     (e,) = _matrix(name, where, weights, embeddings=embeddings)
     checks.shape(name, "labels", labels, e.shape[:1])
-    labels, keep = jnp.asarray(labels), _kept(where, weights, e.shape[0])
-    same = labels[:, None] == labels[None, :]
-    positive = same & keep[None, :] & ~jnp.eye(e.shape[0], dtype=bool)
-    logits = _cosines(e, e) / temperature
-    repulsion = _log_sum_exp(jnp.where(~same & keep[None, :], logits, -jnp.inf))
-    pairs = jax.nn.softplus(repulsion[:, None] - logits)
-    losses = jnp.sum(jnp.where(positive, pairs, 0), axis=-1)
-    count = jnp.sum(positive, axis=-1).astype(losses.dtype)
+
+    def rows(e, labels, keep, temperature):
+        same = labels[:, None] == labels[None, :]
+        positive = same & keep[None, :] & ~jnp.eye(e.shape[0], dtype=bool)
+        logits = _cosines(e, e) / temperature
+        repulsion = _log_sum_exp(jnp.where(~same & keep[None, :], logits, -jnp.inf))
+        pairs = jax.nn.softplus(repulsion[:, None] - logits)
+        losses = jnp.sum(jnp.where(positive, pairs, 0), axis=-1)
+        return losses, jnp.sum(positive, axis=-1).astype(losses.dtype)
+
+    keep, own = _kept(where, weights, e.shape[0]), leading(e, 1)
+    losses, count = chosen_by_compiler(rows, (own, own), e, jnp.asarray(labels), keep, temperature)
     return reduced(name, losses, where, weights, reduction, denominator=count)
 
 

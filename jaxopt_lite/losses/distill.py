@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import placed_like
 from jaxopt_lite.losses import vocabulary, walk
 from jaxopt_lite.losses.language import head_of, sized, streaming
 from jaxopt_lite.losses.reduce import check_mask, counted, reduced
@@ -112,7 +113,7 @@ def _divergence_forward(head: Head, x, w, u, k):
 def _divergence_backward(head: Head, kept, ct: jax.Array):
     axes = _axes(head)
     dx, dw = spread(pair_back, head, (*axes, "n", "n"), axes[:2], *kept, ct)
-    return dx.astype(kept[0].dtype), dw, None, None
+    return placed_like(kept[0], dx.astype(kept[0].dtype)), placed_like(kept[1], dw), None, None
 
 
 divergence.defvjp(_divergence_forward, _divergence_backward)

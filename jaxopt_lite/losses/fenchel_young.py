@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler
 from jaxopt_lite.losses.classes import below_top, label_mask, pick, valid_or_nan
 from jaxopt_lite.losses.reduce import entries, product, reduced
 
@@ -91,6 +92,10 @@ def sparsemax_loss(
 
 def _sparsemax(s: jax.Array) -> jax.Array:
     """The point of the simplex nearest to s [2, Alg. 1], for scores whose largest is 0."""
+    return chosen_by_compiler(_nearest, s, s)
+
+
+def _nearest(s: jax.Array) -> jax.Array:
     descending = -jnp.sort(-s, axis=-1)
     ranks = 1 + jax.lax.broadcasted_iota(s.dtype, s.shape, s.ndim - 1)
     excess = jnp.cumsum(jnp.maximum(descending, -1), axis=-1) - 1

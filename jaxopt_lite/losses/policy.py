@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler, leading
 from jaxopt_lite.losses.classes import log_probabilities
 from jaxopt_lite.losses.preference import number
 from jaxopt_lite.losses.reduce import entries, product, reduced
@@ -233,7 +234,8 @@ def group_advantages(rewards: Array, *, scale: bool = True, eps: Number = 1e-4) 
     if size < 2:
         return jnp.zeros_like(r)
     # From the first answer, not from zero: equal rewards then have a mean of exactly 0, however large they are.
-    r = r - lax.stop_gradient(r[..., :1])
+    first = chosen_by_compiler(lambda r: r[..., 0], leading(r, r.ndim - 1), r)
+    r = r - lax.stop_gradient(first[..., None])
     r = r - jnp.mean(r, axis=-1, keepdims=True)
     if not scale:
         return r

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler, leading
 from jaxopt_lite.losses.classes import log_probabilities
 from jaxopt_lite.losses.reduce import check_mask, entries, product, reduced, split_mask
 from jaxopt_lite.losses.sequence import log_add
@@ -82,11 +83,15 @@ def pairwise_logistic_loss(
     checks.floating(name, scores=scores)
     where, items = split_mask(name, where, scores, -1)
     s, y = entries(name, where, weights, axis=-1, classes=items, scores=scores, relevance=relevance)
-    pairs = y[..., :, None] > y[..., None, :]
-    if items is not None:
-        pairs &= items[..., :, None] & items[..., None, :]
-    gap = jnp.where(pairs, s[..., None, :] - s[..., :, None], -jnp.inf)
-    losses = jnp.sum(log_add(jnp.zeros_like(gap), gap), axis=(-2, -1))
+
+    def over_pairs(s, y, items):
+        pairs = y[..., :, None] > y[..., None, :]
+        if items is not None:
+            pairs &= items[..., :, None] & items[..., None, :]
+        gap = jnp.where(pairs, s[..., None, :] - s[..., :, None], -jnp.inf)
+        return jnp.sum(log_add(jnp.zeros_like(gap), gap), axis=(-2, -1))
+
+    losses = chosen_by_compiler(over_pairs, leading(s, s.ndim - 1), s, y, items)
     return reduced(name, losses, where, weights, reduction)
 
 
@@ -118,6 +123,12 @@ def list_mle(
     s, y = entries(name, where, weights, axis=-1, classes=items, scores=scores, relevance=relevance)
     if items is None:
         items = jnp.ones_like(y, bool)
+    losses = chosen_by_compiler(_surprises, leading(s, s.ndim - 1), s, y, items)
+    return reduced(name, losses, where, weights, reduction)
+
+
+def _surprises(s: jax.Array, y: jax.Array, items: jax.Array) -> jax.Array:
+    """ListMLE's sum over the items of each list that are there."""
     order = jnp.lexsort((-y, ~items), axis=-1)
     s, items = (jnp.take_along_axis(a, order, axis=-1) for a in (s, items))
     s = jnp.where(items, s, -jnp.inf)
@@ -127,5 +138,4 @@ def list_mle(
     )
     # Nothing possible follows: a certain choice, whatever the score, −∞ included.
     gap = jnp.where(items & (following > -jnp.inf), following - s, -jnp.inf)
-    losses = jnp.sum(log_add(jnp.zeros_like(gap), gap), axis=-1)
-    return reduced(name, losses, where, weights, reduction)
+    return jnp.sum(log_add(jnp.zeros_like(gap), gap), axis=-1)

@@ -245,6 +245,7 @@ def poisson_nll(
     return reduced("poisson_nll", rate - product(targets, linear), where, weights, reduction)
 
 
+@functools.partial(jax.jit, static_argnums=1)  # its two branches differ in type where shardings are explicit
 def _unit_factors(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """s and f such that x·s·f has length 1 along ``axes`` and x·s is of moderate size; f = 0 for the zero vector."""
     squared = jnp.sum(jnp.square(x), axis=axes, keepdims=True)

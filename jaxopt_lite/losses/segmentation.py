@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from jaxopt_lite import checks
@@ -95,7 +96,7 @@ def _overlap(
     axes = tuple(range(1, last)) if axis is None else axes_of(axis, last + 1)
     if last in axes:
         raise ValueError(f"{name}: axis is {axis!r}, expected none of the class axis, which is the last")
-    where, pixels = split_mask(name, where, jnp.asarray(predictions)[..., 0], axes)
+    where, pixels = split_mask(name, where, np.broadcast_to(0, jnp.shape(predictions)[:-1]), axes)
     pixels = None if pixels is None else pixels[..., None]
     hidden = {"axis": (*axes, last), "classes": pixels, "predictions": predictions, "targets": targets}
     x, t = entries(name, where, weights, **hidden)

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler, leading
 from jaxopt_lite.losses.classes import log_probabilities
 from jaxopt_lite.losses.reduce import counted, entries, reduced
 
@@ -108,14 +110,22 @@ def _ctc(
     """Losses ``[B]``, and both log α."""
     padded, y, no_label = _checked(name, logits, logit_paddings, labels, label_paddings, blank_id)
     (z,) = entries(name, where, weights, axis=(1, 2), logits=logits)
-    log_p = log_probabilities(jnp.where(padded[..., None], 0, z))
     outside = (y < 0) | (y >= z.shape[2])
-    log_label = jnp.take_along_axis(log_p, jnp.where(outside, 0, y)[:, None, :], axis=2)
-    log_blank = log_p[..., blank_id, None]
-    repeats = jnp.pad(y[:, 1:] == y[:, :-1], ((0, 0), (0, min(1, y.shape[1]))))
-    final, blanks, emits = _forward(log_blank.swapaxes(0, 1), log_label.swapaxes(0, 1), padded, repeats)
-    length = jnp.sum(~no_label, axis=1, keepdims=True)
-    losses = -jnp.take_along_axis(final, length, axis=1)[:, 0]
+
+    def over_paths(z, padded, y, no_label, outside):
+        log_p = log_probabilities(jnp.where(padded[..., None], 0, z))
+        log_label = jnp.take_along_axis(log_p, jnp.where(outside, 0, y)[:, None, :], axis=2)
+        log_blank = log_p[..., blank_id, None]
+        repeats = jnp.pad(y[:, 1:] == y[:, :-1], ((0, 0), (0, min(1, y.shape[1]))))
+        final, blanks, emits = _forward(log_blank.swapaxes(0, 1), log_label.swapaxes(0, 1), padded, repeats)
+        length = jnp.sum(~no_label, axis=1, keepdims=True)
+        return -jnp.take_along_axis(final, length, axis=1)[:, 0], blanks, emits
+
+    rows = leading(z, 1)
+    times = PartitionSpec(None, *rows)
+    losses, blanks, emits = chosen_by_compiler(
+        over_paths, (rows, times, times), z, padded, y, no_label, outside
+    )
     # Rounding may carry a probability past 1; the gradient is kept, so a plain maximum will not do.
     losses = losses + lax.stop_gradient(jnp.maximum(-losses, 0))
     wrong, keep = jnp.any(outside, axis=1), counted(where, weights)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from jaxopt_lite.axes import placed_like
 from jaxopt_lite.losses.spread import spread
 from jaxopt_lite.losses.walk import add, multiple, over_blocks, part, put, vary, varying
 
@@ -242,7 +243,7 @@ def _row_stats_backward(head: Head, kept, cts: Stats):
     cts = {name: ct for name, ct in cts.items() if ct.dtype != jax.dtypes.float0}
     axes = rows_axes(head)
     dx, dw, db = spread(stream_back, head, (*axes, "n", "n"), axes[:3], *kept, cts)
-    return dx.astype(kept[0].dtype), dw, db, None
+    return *map(placed_like, kept[:3], (dx.astype(kept[0].dtype), dw, db)), None
 
 
 row_stats.defvjp(_row_stats_forward, _row_stats_backward)
@@ -315,7 +316,8 @@ def _fused_loss_jvp(head: Head, primals, tangents):
     axes = rows_axes(head)
     chunked = replace(head, wanted=wanted)
     losses, *gradients = spread(chunk_gradients, chunked, (*axes, "n"), ("n", *axes[:3]), *primals)
-    pairs = [(g, t) for g, t in zip(gradients, tangents[:3], strict=True) if g is not None]
+    rows = zip(primals[:3], gradients, tangents[:3], strict=True)
+    pairs = [(placed_like(a, g), t) for a, g, t in rows if g is not None]
     tangent = sum((jnp.sum(g * t.astype(g.dtype)) for g, t in pairs), jnp.zeros((), losses.dtype))
     if head.axis_name is not None and pairs:
         tangent = lax.psum(tangent, head.axis_name)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_lite import checks, tree
+from jaxopt_lite.axes import chosen_by_compiler
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import matrices, moments
 from jaxopt_lite.optimizers.adam import adamw
@@ -64,7 +65,7 @@ def scale_by_normuon(
     def _leaf(u, nu, g, a):
         if u is None or a is None:
             return u if u is None else u.astype(g.dtype), nu
-        u, nu = normalized_neurons(u, nu, a, b2, eps)
+        u, nu = chosen_by_compiler(lambda u, nu: normalized_neurons(u, nu, a, b2, eps), (u, nu), u, nu)
         return (SCALES[scale](*matrices.sizes(u.shape, a)) * u).astype(g.dtype), nu
 
     return optax.GradientTransformationExtraArgs(init, update)

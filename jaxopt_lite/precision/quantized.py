@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_lite import checks
+from jaxopt_lite.axes import chosen_by_compiler, divisible
 from jaxopt_lite.compose import Links, _linked, _require_transformation, path_string
 from jaxopt_lite.precision.blockwise import (
     fp8_codec,
@@ -158,7 +159,10 @@ def _encode_all(state: OptState, pair: tuple, patterns: dict, min_size: int) -> 
 def _encoded(codec: Codec, x: Array) -> Any:
     """The first state's ``x``: a choice whose outcome XLA cannot tell, or it would encode zeros while it compiles."""
     known = jax.lax.optimization_barrier(jnp.array(True))
-    return codec.encode(jnp.where(known, x, jnp.ones((), x.dtype)))
+    x = jnp.where(known, x, jnp.ones((), x.dtype))
+    parts = jax.eval_shape(codec.encode, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    places = jax.tree.map(lambda part: divisible(x, part.shape), parts)
+    return chosen_by_compiler(codec.encode, places, x)
 
 
 def _chosen(path: tuple, x: Any, pair, patterns, min_size, exceptions) -> Codec | None:
@@ -183,9 +187,12 @@ def _decoding(tx: Any) -> Any:
     inner = optax.with_extra_args_support(tx)
 
     def update(updates, state, params=None, **extra):
-        plain = jax.tree.map(_decoded, state, is_leaf=is_encoded)
-        updates, new = inner.update(updates, plain, params, **extra)
-        return updates, jax.tree.map(_replaced, state, new, is_leaf=is_encoded)
+        def whole(updates, state, params):
+            plain = jax.tree.map(_decoded, state, is_leaf=is_encoded)
+            updates, new = inner.update(updates, plain, params, **extra)
+            return updates, jax.tree.map(_replaced, state, new, is_leaf=is_encoded)
+
+        return chosen_by_compiler(whole, (updates, state), updates, state, params)
 
     return Transformation(tx.init, update)
 

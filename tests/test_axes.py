@@ -1,0 +1,119 @@
+"""On a mesh of explicit axes everything traces, and keeps the shardings that are part of its types."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxopt_lite as jol
+from jaxopt_lite.axes import chosen_by_compiler, divisible, leading, placed_like
+from jaxopt_lite.sharding import state_shardings
+from jaxopt_lite.testing import trees
+from tests.testing import exports
+
+MESH = AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+ROWS, LAST = (lambda x: P("data")), (lambda x: P(*[None] * (x.ndim - 1), "data"))
+
+
+def typed(x, split):
+    """Its shape, with an axis split over the mesh where that can be."""
+    spec = split(x) if x.ndim else P()
+    whole = all(axis is None or n % 2 == 0 for n, axis in zip(x.shape, spec, strict=False))
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(MESH, spec if whole else P()))
+
+
+def specs(tree):
+    """Where every array of a tree lies, in the short form."""
+    spec = lambda x: tuple(x.sharding.spec) if x.sharding else ()
+    short = lambda spec: spec[: max((i + 1 for i, entry in enumerate(spec) if entry), default=0)]
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): short(spec(x)) for path, x in leaves}
+
+
+@pytest.mark.parametrize("split", [ROWS, LAST], ids=["rows", "last"])
+@pytest.mark.parametrize("name", exports.checked())
+def test_an_update_keeps_the_types_of_its_state(name, split):
+    case = exports.transformation(name)
+    params = jax.tree.map(lambda x: typed(x, split), trees.from_shapes({"bias": (16,), "kernel": (8, 16)}))
+    places = jax.tree.map(lambda x: x.sharding, params)
+    state = jax.eval_shape(case.tx.init, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params))
+    on = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    state = jax.tree.map(on, state, state_shardings(case.tx, params, places))
+    with jax.sharding.use_abstract_mesh(MESH):
+        updates, after = jax.eval_shape(case.update, params, state, params)
+    assert specs(updates) == specs(params)
+    assert specs(after) == specs(state)
+
+
+@pytest.mark.parametrize("name", exports.checked_losses())
+def test_a_loss_of_split_examples(name):
+    case = exports.loss(name)
+    inputs = [typed(jnp.asarray(x), ROWS) for x in case.inputs]
+    slope = jax.grad(case.total, case.argnums)
+    whole = jax.eval_shape(case.loss, *case.inputs)
+    with jax.sharding.use_abstract_mesh(MESH):
+        value, gradient = jax.eval_shape(lambda *a: (case.loss(*a), slope(*a)), *inputs)
+    if whole.ndim and whole.shape[0] == inputs[0].shape[0]:
+        assert specs(value) == {"": ("data",)}
+    assert specs(gradient) == specs(tuple(inputs[i] for i in case.argnums))
+
+
+CLASSES = [
+    "dice_loss", "group_advantages", "list_mle", "multiclass_hinge_loss", "multiclass_sparsemax_loss",
+    "pairwise_logistic_loss", "safe_softmax_cross_entropy", "softmax_cross_entropy_with_integer_labels",
+    "softmax_focal_loss", "tversky_loss",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_loss_of_split_classes(name):
+    shape = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+    ids = name.startswith(("multiclass", "softmax_c", "softmax_f"))
+    labels = typed(jax.ShapeDtypeStruct((4,), jnp.int32), lambda x: P()) if ids else typed(shape, LAST)
+    arguments = [typed(shape, LAST)] if name == "group_advantages" else [typed(shape, LAST), labels]
+    total = lambda *a: jnp.sum(getattr(jol.losses, name)(*a))
+    with jax.sharding.use_abstract_mesh(MESH):
+        assert specs(jax.eval_shape(jax.grad(total), *arguments)) == {"": (None, "data")}
+
+
+def test_a_quantised_state_is_born_where_its_parameters_lie():
+    tx = jol.quantize_state(jol.adam(1e-3), "int4")
+    params = typed(jax.ShapeDtypeStruct((256, 512), jnp.float32), LAST)
+    with jax.sharding.use_abstract_mesh(MESH):
+        state = jax.eval_shape(tx.init, params)
+    found = {path: spec for path, spec in specs(state).items() if "mu" in path and spec}
+    assert list(found.values()) == [(None, "data")] * 2, specs(state)  # pairs and scales
+
+
+def test_the_specs_of_parts():
+    x = typed(jax.ShapeDtypeStruct((4, 6), jnp.float32), ROWS)
+    seen = {}
+
+    def look(x):
+        seen["part"], seen["odd"], seen["other"] = (divisible(x, s) for s in ((2, 3), (3, 6), (4,)))
+        seen["leading"] = leading(x, 1)
+        return placed_like(x, x.T.T)
+
+    with jax.sharding.use_abstract_mesh(MESH):
+        jax.eval_shape(look, x)
+    assert seen == {"part": P("data", None), "odd": P(None, None), "other": P(), "leading": P("data")}
+    assert divisible(jnp.ones((4, 6)), (2, 3)) == P()
+
+
+def test_off_a_mesh_nothing_is_in_the_way():
+    made = jax.make_jaxpr(functools.partial(chosen_by_compiler, jnp.sin, P()))(1.0)
+    assert [str(e.primitive) for e in made.eqns] == ["sin"]
+
+
+def test_the_numbers_on_eight_devices():
+    script = pathlib.Path(__file__).with_name("mesh_axes.py")
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, env=env)
