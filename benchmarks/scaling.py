@@ -126,10 +126,11 @@ def plot(path, sweeps):
             x, trace_ratio, marker=".", color="tab:orange", linestyle="--", label="time to trace and lower"
         )
         axes.axhline(1, color="gray", linewidth=0.8)
-        axes.set(xlabel=title, title=fixed, ylim=(0, None))
+        axes.set(xlabel=title, title=fixed)
         axes.set_xticks(x, [short(v) for v in x])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+    panels[0].set_ylim(bottom=0)  # of all panels, once each has its points
     panels[0].set_ylabel("optax / ours (above 1: ours is faster)")
     panels[0].legend()
     figure.suptitle("clip_by_global_norm + adamw, float32, on a CPU")

@@ -32,8 +32,12 @@ def pack(x: Array) -> Nibbles:
 def unpack(packed: Nibbles, *, signed: bool) -> Array:
     """The integers as int32, −8 … 7 if ``signed``, else 0 … 15."""
     pairs, rest = packed
-    parts = [] if pairs is None else [pairs & 15, pairs >> 4]
-    parts += [] if rest is None else [rest]
-    x = lax.concatenate(parts, max(parts[0].ndim - 2, 0)) if len(parts) > 1 else parts[0]
-    x = x.astype(jnp.int32)
+    if pairs is None:
+        x = jnp.asarray(rest, jnp.int32)
+    else:
+        # Bytes laid end to end first, then shifted: that way round the compiler fuses it all into what reads x.
+        axis, half = max(pairs.ndim - 2, 0), pairs.shape[max(pairs.ndim - 2, 0)]
+        twice = lax.concatenate([pairs, pairs] + ([] if rest is None else [rest]), axis)
+        row = lax.broadcasted_iota(jnp.int32, twice.shape, axis)
+        x = (twice.astype(jnp.int32) >> jnp.where((row >= half) & (row < 2 * half), 4, 0)) & 15
     return (x ^ 8) - 8 if signed else x
