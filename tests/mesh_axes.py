@@ -80,7 +80,7 @@ def the_losses():
     rows, both = P("data"), P("data", "fsdp")
     a_loss(losses.info_nce, (rows, rows), a, b, eager=True)
     a_loss(losses.cosine_distance, (both, both), a, b)
-    a_loss(losses.list_mle, (both, both), a, b)
+    a_loss(losses.list_mle, (both, both), a, b, eager=True)
     a_loss(losses.softmax_cross_entropy_with_integer_labels, (both, rows), a, ids)
     hidden, kernel, labels = normal(8, 4, 16), normal(16, 64), jnp.asarray(RNG.integers(0, 64, (8, 4)))
     for recompute in (True, False):
