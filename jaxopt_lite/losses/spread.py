@@ -18,6 +18,7 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxopt_lite.axes import names_of
 from jaxopt_lite.losses.chunks import over_devices
 
 
@@ -118,8 +119,7 @@ def _axes(mesh: Any, array: Any, dimension: int, taken: tuple = ()) -> tuple:
     """The mesh axes that split a dimension; none where they do not divide it, since nothing may be padded."""
     spec = getattr(array.sharding, "spec", None) or ()
     entry = (*spec, *(None,) * len(array.shape))[dimension]
-    axes = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
-    axes = tuple(a for a in axes if a in mesh.axis_names and a not in taken)
+    axes = tuple(a for a in names_of(entry) if a in mesh.axis_names and a not in taken)
     return axes if array.shape[dimension] % math.prod(mesh.shape[a] for a in axes) == 0 else ()
 
 
