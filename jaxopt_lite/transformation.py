@@ -111,6 +111,7 @@ class Stage(NamedTuple):
     mask: Any
     reads_mask: bool
     counters: tuple[str, ...]
+    waits: Callable
 
     @property
     def name(self) -> str:
@@ -147,6 +148,7 @@ def elementwise(
     mask: Any = None,
     reads_mask: bool = False,
     counters: tuple[str, ...] = ("count",),
+    waits: Callable = lambda slots: False,
 ) -> Transformation:
     """Lift a rule for one leaf to any tree of parameters.
 
@@ -162,6 +164,8 @@ def elementwise(
       mask: where False the stage lets the leaf pass; only for rules without slots, or that read it.
       reads_mask: run on every leaf, with the mask's value there: ``rule(g, p, s, on, *slots)``, ``on`` a bool.
       counters: the fields of ``state`` that count steps.
+      waits: ``waits(slots) -> bool``, whether a leaf with such slots is to begin only when the one before it is
+        done, so that what both need in between does not take memory at once.
     """
     width = len([field for field in state._fields if field not in counters])  # type: ignore[attr-defined]
     init = init or (lambda leaf: tuple(tree.zeros(leaf) for _ in range(width)))
@@ -169,7 +173,7 @@ def elementwise(
         raise ValueError(
             "elementwise: mask is for rules without slots, wrap the transformation in masked(...)"
         )
-    stage = Stage(rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters)
+    stage = Stage(rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters, waits)
     group = Group((stage,))
 
     def update(updates, state, params=None, **extra):
@@ -204,15 +208,20 @@ class Group:
         )
         rows = list(zip(*(self._slots(*pair, treedef) for pair in pairs), strict=True))
         flags = list(zip(*(active(stage.mask, updates, params) for stage in self.stages), strict=True))
-        new = [
-            (None, row) if g is None else self.leaf(g, p, scalars, row, on)
-            for g, p, row, on in zip(leaves, ps, rows, flags, strict=True)
-        ]
+        new: list[tuple] = []
+        for g, p, row, on in zip(leaves, ps, rows, flags, strict=True):
+            g = self._after(new, g, row)
+            new.append((None, row) if g is None else self.leaf(g, p, scalars, row, on))
         rebuilt = [
             self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
             for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
+
+    def _after(self, done, g, row):
+        """The gradient, if need be only there once the new state of the leaf before is."""
+        waits = g is not None and any(map(lambda stage, slots: stage.waits(slots), self.stages, row))
+        return jax.lax.optimization_barrier((g, done[-1][1]))[0] if done and waits else g
 
     def _leaf(self, g, p, scalars, row, active):
         """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""

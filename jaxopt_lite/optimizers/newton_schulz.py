@@ -67,39 +67,64 @@ def orthogonalize(x: Array, coefficients: Coefficients) -> Array:
     X ← a·X + (b·A + c·A²)·X,  A = X·Xᴴ    for each (a, b, c) of the coefficients
     ```
 
-    Where a matrix is so oblong that it saves work, the iteration runs on A alone [4]; the two agree to rounding.
-    On TPUs it never does: their products in bfloat16 would let A drift.
+    Where a matrix is so oblong that it saves work, the iteration runs on A alone [4], as long as what rounding adds
+    stays well below what the coefficients leave: with ones that converge it never does, nor on accelerators unless
+    ``jax.default_matmul_precision`` is "highest", since products in TF32 or bfloat16 would let A drift.
 
     # deviation from [1]: no ε in the norm, so tiny matrices get full steps; and no bfloat16 unless x is.
     """
     if not x.size:
         return x
     x, tall = normalized(x), x.shape[-2] > x.shape[-1]
-    if not gram_is_cheaper(x.shape, len(coefficients)):
+    runs = gram_runs(coefficients, jnp.finfo(x.dtype).eps)
+    if not gram_is_cheaper(x.shape, runs):
         return _iterate(x, coefficients, tall)
+    on_gram = lambda x: _iterate_gram(x, coefficients, tall, runs)
     return jax.lax.platform_dependent(
         x,
-        tpu=lambda x: _iterate(x, coefficients, tall),
-        default=lambda x: _iterate_gram(x, coefficients, tall),
+        cpu=on_gram,
+        default=on_gram if _products_are_exact(x.dtype) else lambda x: _iterate(x, coefficients, tall),
     )
 
 
-def gram_is_cheaper(shape: Sequence[int], steps: int) -> bool:
+def _products_are_exact(dtype: Any) -> bool:
+    """Whether accelerators multiply without rounding their factors first."""
+    return jnp.finfo(dtype).bits > 32 or jax.config.jax_default_matmul_precision in ("highest", "float32")
+
+
+def gram_is_cheaper(shape: Sequence[int], runs: Sequence[int]) -> bool:
     """Whether the iteration on A takes fewer operations; both are counted in products of A's size.
 
     With aspect ratio r a step on X costs 2·r + 1. A run of k steps on A costs r to form A, r to apply the result,
     1 + 4·(k − 1) in between.
     """
     ratio = max(shape[-2:]) / min(shape[-2:])
-    return sum(2 * ratio + 1 + 4 * (k - 1) for k in _runs(steps)) < steps * (2 * ratio + 1)
+    return sum(2 * ratio + 1 + 4 * (k - 1) for k in runs) < sum(runs) * (2 * ratio + 1)
 
 
-def _runs(steps: int) -> list[int]:
-    """How many steps are taken on A before it is formed anew: 2, since the first ones are the steepest, then 3."""
-    runs = [min(2, steps)]
-    while sum(runs) < steps:
-        runs.append(min(3, steps - sum(runs)))
-    return runs
+@functools.cache
+def gram_runs(coefficients: Coefficients, eps: float) -> tuple[int, ...]:
+    """How many steps are taken on A before it is formed anew, as many as rounding allows.
+
+    A, of norm 1, is off by about ε, and A′ = Q·A·Q by g²·ε where Q is largest: g is the product of the run's a's.
+    That is let grow to an eighth of what the coefficients themselves leave of |p − 1|.
+    """
+    bound = (_shortfall(coefficients) / 8 / float(eps)) ** 0.5
+    runs, gain = [0], 1.0
+    for a, _, _ in coefficients:
+        gain *= abs(a)
+        if runs[-1] and gain > bound:
+            runs, gain = [*runs, 0], abs(a)
+        runs[-1] += 1
+    return tuple(runs)
+
+
+def _shortfall(coefficients: Coefficients) -> float:
+    """The largest |p(s) − 1| for s from a hundredth of ‖X‖ to all of it."""
+    s = np.geomspace(0.01, 1, 1000)
+    for a, b, c in coefficients:
+        s = s * (a + b * s**2 + c * s**4)
+    return float(np.max(np.abs(s - 1)))
 
 
 def normalized(x: Array) -> Array:
@@ -116,10 +141,10 @@ def _iterate(x: Array, coefficients: Coefficients, tall: bool) -> Array:
     return x
 
 
-def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool) -> Array:
+def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool, runs: Sequence[int]) -> Array:
     """The same polynomial through A: P = a + b·A + c·A², Q ← Q·P, A ← P·A·P, and X ← Q·X at the end of a run."""
     start = 0
-    for run in _runs(len(coefficients)):
+    for run in runs:
         a, q = _gram(x, tall), None
         for k in range(start, start + run):
             p = _polynomial(a, coefficients[k])

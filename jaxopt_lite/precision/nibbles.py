@@ -36,7 +36,9 @@ def unpack(packed: Nibbles, *, signed: bool) -> Array:
         x = jnp.asarray(rest, jnp.int32)
     else:
         # Bytes laid end to end first, then shifted: that way round the compiler fuses it all into what reads x.
-        axis, half = max(pairs.ndim - 2, 0), pairs.shape[max(pairs.ndim - 2, 0)]
+        # Each array has a half of its own, or it would fuse the work on many arrays by the shifts that they share.
+        axis = max(pairs.ndim - 2, 0)
+        half, _ = lax.optimization_barrier((jnp.int32(pairs.shape[axis]), pairs))
         twice = lax.concatenate([pairs, pairs] + ([] if rest is None else [rest]), axis)
         row = lax.broadcasted_iota(jnp.int32, twice.shape, axis)
         x = (twice.astype(jnp.int32) >> jnp.where((row >= half) & (row < 2 * half), 4, 0)) & 15

@@ -24,6 +24,7 @@ from jaxopt_lite.precision.blockwise import (
 )
 from jaxopt_lite.precision.codec import Codec, cast_codec, identity_codec
 from jaxopt_lite.precision.fields import EXACT, SQUARE, exceptions_of, kind_of
+from jaxopt_lite.precision.nibbles import Nibbles
 from jaxopt_lite.transformation import Stage, Transformation, elementwise, transformation
 from jaxopt_lite.types import Array, OptState
 
@@ -217,7 +218,13 @@ def _decoding_stage(stage: Stage) -> Transformation:
 
     rule.__qualname__ = stage.rule.__qualname__
     names = ("init", "scalars", "reads_params", "reads_tree", "mask", "reads_mask", "counters")
-    return elementwise(rule, stage.state, **{name: getattr(stage, name) for name in names})
+    return elementwise(rule, stage.state, waits=_packed, **{name: getattr(stage, name) for name in names})
+
+
+def _packed(slots: tuple) -> bool:
+    """Whether the slots hold nibbles: codes that are packed only after they have all been made, a byte each."""
+    arrays = jax.tree.leaves(slots, is_leaf=lambda x: isinstance(x, Nibbles))
+    return any(isinstance(x, Nibbles) for x in arrays)
 
 
 def state_bytes(state: OptState) -> int:
