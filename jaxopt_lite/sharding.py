@@ -135,6 +135,26 @@ def share_out(f: Callable, stack: jax.Array) -> jax.Array:
     return done[: len(stack)]
 
 
+def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
+    """``f`` of stacks of matrices [..., m, n], each of which one device computes whole.
+
+    For decompositions: XLA would gather their operands on every device. Where the stacks are split along their first
+    axis already, as many as there are devices, nothing is exchanged. A single matrix goes to all devices. Off a mesh
+    it is ``f(*stacks)``; there as here ``f`` may return several arrays [..., k] or [..., k, l].
+    """
+    batch = stacks[0].shape[:-2]
+    if not on_mesh() or not stacks[0].size:
+        return f(*stacks)
+    mesh, count = jax.sharding.get_abstract_mesh(), math.prod(batch)
+    axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, count))
+    extra = -count % _count(mesh, axes)
+    flat = [x.reshape(count, *x.shape[-2:]) for x in stacks]
+    padded = [jnp.pad(x, ((0, extra), (0, 0), (0, 0))) for x in flat] if extra else flat
+    spread = PartitionSpec(tuple(name for name in mesh.axis_names if name in axes) or None)
+    done = jax.shard_map(f, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(*padded)
+    return jax.tree.map(lambda x: x[:count].reshape(*batch, *x.shape[1:]), done)
+
+
 def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where ``x`` lies, whatever ``share_out`` makes of it later; where types tell it is there already."""
     typed = jax.sharding.get_abstract_mesh().explicit_axes
@@ -146,11 +166,19 @@ def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:
 
     The smallest shares, then the fewest parts; inner axes first, since the outer ones often hold copies.
     """
+    fits = [(i, axes) for axes in _subsets(mesh) for i in (1, 2) if shape[i] % _count(mesh, axes) == 0]
+    return min(fits, key=lambda fit: _load(mesh, fit[1], shape[0]))
+
+
+def _subsets(mesh: Any) -> list[tuple]:
     names = mesh.axis_names[::-1]
-    subsets = [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
-    fits = [(i, axes) for axes in subsets for i in (1, 2) if shape[i] % _count(mesh, axes) == 0]
-    parts = lambda axes: _count(mesh, axes)
-    return min(fits, key=lambda fit: (-(-shape[0] // parts(fit[1])), parts(fit[1])))
+    return [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
+
+
+def _load(mesh: Any, axes: tuple, matrices: int) -> tuple[int, int]:
+    """How many matrices the busiest device has when they are split over ``axes``, and into how many parts."""
+    parts = _count(mesh, axes)
+    return -(-matrices // parts), parts
 
 
 def _like_array(leaf: Any) -> Any:

@@ -171,6 +171,33 @@ def muon_shares_its_matrices_out(axis_type):
         assert len(found) == 4 + gathers or "normuon" in repr(tx), found  # whose norms are sums
 
 
+def decompositions_are_shared_out(axis_type):
+    """A stack split by layers never leaves its devices; one split by rows or a lone matrix has the same numbers."""
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(axis_type,) * 2)
+    layers = P(("data", "fsdp"))
+    cases = [((8, 8, 8), layers), ((8, 8, 8), P(None, "fsdp")), ((8, 8), P("fsdp"))]
+    for factory in (optimizers.soap, optimizers.shampoo)[: 2 if axis_type == AxisType.Auto else 1]:
+        tx = factory(0.1, precondition_every=2)
+        for shape, spec in cases[: 3 if factory == optimizers.soap else 1]:
+            params = {"kernel": jnp.asarray(RNG.normal(size=shape), jnp.float32)}
+            places = {"kernel": NamedSharding(mesh, spec)}
+            expected, before = tx.init(params), jax.jit(tx.update)
+            with jax.set_mesh(mesh):
+                placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+                state = jax.jit(tx.init, out_shardings=shardings)(placed)
+                update = jax.jit(lambda *t, tx=tx: tx.update(*t), out_shardings=(places, shardings))
+                update = update.lower(placed, state, placed).compile()
+            for _ in range(3):
+                # New ones each time: in its own basis a gradient has zeros, whose rounding errors Adam blows up.
+                grads = {"kernel": jnp.asarray(RNG.normal(size=shape), jnp.float32)}
+                got, state = update(jax.device_put(grads, places), state, placed)
+                want, expected = before(grads, expected, params)
+                np.testing.assert_allclose(got["kernel"], want["kernel"], rtol=0, atol=1e-4)
+            if spec == layers:  # shampoo's devices tell each other whether a square has overflowed
+                found = re.findall(KINDS, update.as_text())
+                assert found == ([] if factory == optimizers.soap else ["all-reduce"]), (found, axis_type)
+
+
 KINDS = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
 
 
@@ -188,5 +215,7 @@ if __name__ == "__main__":
     shards_are_clipped_by_their_joint_norm()
     muon_shares_its_matrices_out(AxisType.Auto)
     muon_shares_its_matrices_out(AxisType.Explicit)
+    decompositions_are_shared_out(AxisType.Auto)
+    decompositions_are_shared_out(AxisType.Explicit)
     zero_keeps_a_training_step_whole()
     a_scan_keeps_them()

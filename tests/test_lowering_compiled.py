@@ -58,6 +58,22 @@ def test_an_elementwise_step_is_split_evenly_and_silent(target, name):
     assert compile_for.collectives(done.as_text()) == {}
 
 
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_a_step_with_stored_codes_needs_few_temporaries(codec):
+    place = jax.sharding.SingleDeviceSharding(mesh_of("v5e:2x4").devices.flat[0])
+    tx = jol.quantize_state(jol.adamw(1e-3), codec)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return jol.apply_updates(params, updates), state
+
+    on = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+    params = on([jax.ShapeDtypeStruct((8192, 4096), jnp.float32)] * 20)
+    step = jax.jit(step, donate_argnums=(0, 1))
+    done = step.lower(params, on(jax.eval_shape(tx.init, params)), params).compile()
+    assert done.memory_analysis().temp_size_in_bytes < 0.05 * 8 * 20 * 8192 * 4096
+
+
 def test_muon_on_a_tpu_slice_exchanges_each_stack_twice():
     mesh = mesh_of("v5e:2x4")
     params = {f"{i}": jax.ShapeDtypeStruct((512, 1024), jnp.float32) for i in range(8)}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite import checks
+from jaxopt_lite import checks, sharding
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import kronecker, moments
 from jaxopt_lite.optimizers.newton_schulz import normalized
@@ -68,7 +68,8 @@ def scale_by_shampoo(
             return adam, mu, nu, left, right, scale, *roots
         with kronecker.HIGHEST:
             left, right, scale = kronecker.average(_to_blocks(g, block_size), left, right, scale, b2)
-            fresh = lambda: tuple(inverse_root(a, second * scale, eps) for a in (left, right))
+            root = lambda a, c: inverse_root(a, c, eps)
+            fresh = lambda: tuple(sharding.by_matrix(root, a, second * scale) for a in (left, right))
             roots = jax.lax.cond(due, fresh, lambda: tuple(roots))
             u = kronecker.both_sides(roots[0], _to_blocks(m, block_size), roots[1])
         if graft is not None:
@@ -146,7 +147,8 @@ def shampoo(
 
     Each block of a matrix has its own L, R and norms. The roots are taken in steps 1, 1 + k, 1 + 2k, …. Aₜ is
     Adam's direction with the same decays, or M̂ₜ; without grafting Uₜ = −η·(Dₜ + λ·Pₜ). Leaves of rank < 2 take
-    Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch.
+    Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch. On a mesh call ``update``
+    under ``jax.set_mesh``: the decompositions of all blocks of a batch are then shared out, whole ones to each device.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

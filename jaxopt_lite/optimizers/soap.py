@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite import checks
+from jaxopt_lite import checks, sharding
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import kronecker, moments
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate, value_at
@@ -92,13 +92,13 @@ def _new_bases(action: Array, mu: Array, nu: Array, averages: tuple, bases: tupl
         m, v, new = mu, nu, list(bases)
         for side, (average, old) in enumerate(zip(averages, bases, strict=True)):
             if old.size:
-                new[side], order = _refreshed(average, old)
+                new[side], order = sharding.by_matrix(_refreshed, average, old)
                 m = _turned(m, old, new[side], side)
                 v = jnp.take_along_axis(v, order[..., None] if side == 0 else order[..., None, :], side - 2)
         return jax.tree.map(lambda old, new: _in_memory_as(old, new, action), kept, (m, v, tuple(new)))
 
     def build():
-        return mu, nu, tuple(_eigenvectors(a) if a.size else a for a in averages)
+        return mu, nu, tuple(sharding.by_matrix(_eigenvectors, a) if a.size else a for a in averages)
 
     return jax.lax.switch(action, (lambda: kept, build, refresh))
 
@@ -160,7 +160,9 @@ def soap(
 
     The first gradient only builds the basis, from eigenvectors in descending order: its update is 0.
     Leaves of rank < 2 have no basis: plain Adam, from the second step on. In leaves of higher rank the last two
-    axes are the matrix, the others a batch.
+    axes are the matrix, the others a batch. On a mesh call ``update`` under ``jax.set_mesh``: the decompositions of a
+    batch are then shared out, whole matrices to each device; nothing is exchanged where the batch is split over all
+    devices already. A lone matrix is decomposed on each of them.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 

@@ -58,7 +58,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("name,steps", [("jordan", 5), ("jordan", 7), ("dion", 5), ("polar_express", 5)])
+@pytest.mark.parametrize(("name", "steps"), [("jordan", 5), ("jordan", 7), ("dion", 5), ("polar_express", 5)])
 def test_the_gram_iteration_adds_less_than_an_eighth_of_what_the_coefficients_leave(name, steps, hostile):
     x, abc = spectrum(HOSTILE[hostile], 256), ns.coefficients_of("test", name, steps)
     s = np.geomspace(0.01, 1, 500)
@@ -90,7 +90,7 @@ def test_gram_is_chosen_by_the_count_of_operations():
     assert not ns.gram_is_cheaper((100, 800), (1, 1))
 
 
-@pytest.mark.parametrize("precision,oblong", [(None, 15), ("highest", 19)])
+@pytest.mark.parametrize(("precision", "oblong"), [(None, 15), ("highest", 19)])
 def test_accelerators_iterate_on_the_matrix_itself_unless_products_are_exact(precision, oblong):
     shape = jax.ShapeDtypeStruct((8, 64), jnp.float32)
     lower = lambda platform: jax.export.export(

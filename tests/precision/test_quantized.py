@@ -144,6 +144,20 @@ def test_init_encodes_while_it_runs_not_while_it_compiles_and_makes_no_wide_copy
     assert program.memory_analysis().temp_size_in_bytes < params.nbytes / 10
 
 
+def test_packed_leaves_are_worked_on_one_after_the_other():
+    """Each gradient but the first is there only when the codes of the leaf before are: never all codes at once."""
+
+    def waits(codec):
+        params = [jnp.ones((8, 128 * (k + 1))) for k in range(3)]
+        tx = jol.quantize_state(jol.adamw(1e-3), codec, min_size=0)
+        equations = jax.make_jaxpr(tx.update)(params, tx.init(params), params).eqns
+        inputs = [eqn.invars for eqn in equations if eqn.primitive.name == "optimization_barrier"]
+        return [(variables[0].aval.shape, variables[-1].aval.dtype.name) for variables in inputs]
+
+    assert waits("int4") == [((8, 256), "uint32"), ((8, 384), "uint32")]
+    assert waits("int8") == []
+
+
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_huge_and_tiny_gradients(codec):
     tx = jol.quantize_state(jol.adam(1e-2), codec, min_size=1)
