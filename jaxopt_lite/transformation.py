@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from jaxopt_lite import checks, tree
 from jaxopt_lite.axes import chosen_by_compiler
@@ -148,7 +149,7 @@ def elementwise(
     mask: Any = None,
     reads_mask: bool = False,
     counters: tuple[str, ...] = ("count",),
-    waits: Callable = lambda slots: False,
+    waits: Callable = lambda slots: (False, False),
 ) -> Transformation:
     """Lift a rule for one leaf to any tree of parameters.
 
@@ -164,8 +165,8 @@ def elementwise(
       mask: where False the stage lets the leaf pass; only for rules without slots, or that read it.
       reads_mask: run on every leaf, with the mask's value there: ``rule(g, p, s, on, *slots)``, ``on`` a bool.
       counters: the fields of ``state`` that count steps.
-      waits: ``waits(slots) -> bool``, whether a leaf with such slots is to begin only when the one before it is
-        done, so that what both need in between does not take memory at once.
+      waits: ``waits(slots) -> (on CPUs, elsewhere)``, whether a leaf with such slots is to begin only when the one
+        before it is done, so that what both need in between does not take memory at once.
     """
     width = len([field for field in state._fields if field not in counters])  # type: ignore[attr-defined]
     init = init or (lambda leaf: tuple(tree.zeros(leaf) for _ in range(width)))
@@ -190,7 +191,7 @@ class Group:
         self.stages = stages
         self.reads_params = any(stage.reads_params for stage in stages)
         self.name = next((stage.name for stage in stages if stage.reads_params), stages[0].name)
-        self.leaf = jax.jit(self._leaf, static_argnums=4)
+        self.leaf = jax.jit(self._leaf, static_argnums=5)
 
     def update(self, updates: Any, states: list, params: Any) -> tuple[Any, list]:
         """One step: the scalars once, then the joined rule on every leaf that has a gradient."""
@@ -208,25 +209,33 @@ class Group:
         )
         rows = list(zip(*(self._slots(*pair, treedef) for pair in pairs), strict=True))
         flags = list(zip(*(active(stage.mask, updates, params) for stage in self.stages), strict=True))
-        new: list[tuple] = []
+        new, before = [], None
         for g, p, row, on in zip(leaves, ps, rows, flags, strict=True):
-            g = self._after(new, g, row)
-            new.append((None, row) if g is None else self.leaf(g, p, scalars, row, on))
+            ready = None
+            if g is not None and any(waits := self._waits(row)):
+                g, ready = _in_turn(g, row if before is None else before, *waits)
+            new.append((None, row) if g is None else self.leaf(g, p, scalars, row, ready, on))
+            before = before if ready is None else new[-1][1]
         rebuilt = [
             self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
             for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
 
-    def _after(self, done, g, row):
-        """The gradient, if need be only there once the new state of the leaf before is."""
-        waits = g is not None and any(map(lambda stage, slots: stage.waits(slots), self.stages, row))
-        return jax.lax.optimization_barrier((g, done[-1][1]))[0] if done and waits else g
+    def _waits(self, row):
+        """Whether a leaf with these slots waits for the one before: on CPUs, elsewhere."""
+        waits = [stage.waits(slots) for stage, slots in zip(self.stages, row, strict=True)]
+        return tuple(map(any, zip(*waits, strict=True)))
 
-    def _leaf(self, g, p, scalars, row, active):
+    def _leaf(self, g, p, scalars, row, ready, active):
         """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""
         rules = lambda *arrays: self._rules(active, *arrays)
-        return chosen_by_compiler(rules, (g, row), g, p, scalars, row)
+        done = jax.jit(lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row), inline=True)
+        if ready is None:
+            return done()
+        # XLA gives independent work on a CPU memory of its own each, unless it stands in control flow.
+        alone = lambda: jax.lax.cond(ready, done, lambda: (jnp.zeros_like(g), row))
+        return jax.lax.platform_dependent(cpu=alone, default=done)
 
     def _rules(self, active, g, p, scalars, row):
         """The rules one after the other, in float32 or better from end to end."""
@@ -250,6 +259,24 @@ class Group:
     def _rebuild(self, stage, counts, rows, treedef):
         trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(stage.slots)}
         return stage.state(**trees, **counts)
+
+
+def _in_turn(g: Any, before: Any, on_cpus: bool, elsewhere: bool) -> tuple[Any, Any]:
+    """The gradient, there only once ``before`` is; and True, as no compiler can know until then."""
+    if elsewhere:
+        g, before = jax.lax.optimization_barrier((g, before))
+    return g, chosen_by_compiler(_known_late, PartitionSpec(), before)
+
+
+@jax.jit
+def _known_late(arrays: Any) -> jax.Array:
+    """True, from the last entry of every array: no square has the second of its bits set."""
+    ready = jnp.array(True)
+    for x in jax.tree.leaves(arrays):
+        last = x[(slice(-1, None),) * x.ndim].reshape(-1)
+        bits = jax.lax.convert_element_type(last.view(jnp.uint8), jnp.uint32) if last.size else last
+        ready &= jnp.all(bits * bits & 2 == 0) if last.size else True
+    return ready
 
 
 def active(mask: Any, updates: Any, params: Any) -> list[bool]:

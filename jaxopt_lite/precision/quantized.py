@@ -218,13 +218,18 @@ def _decoding_stage(stage: Stage) -> Transformation:
 
     rule.__qualname__ = stage.rule.__qualname__
     names = ("init", "scalars", "reads_params", "reads_tree", "mask", "reads_mask", "counters")
-    return elementwise(rule, stage.state, waits=_packed, **{name: getattr(stage, name) for name in names})
+    return elementwise(rule, stage.state, waits=_waits, **{name: getattr(stage, name) for name in names})
 
 
-def _packed(slots: tuple) -> bool:
-    """Whether the slots hold nibbles: codes that are packed only after they have all been made, a byte each."""
-    arrays = jax.tree.leaves(slots, is_leaf=lambda x: isinstance(x, Nibbles))
-    return any(isinstance(x, Nibbles) for x in arrays)
+def _waits(slots: tuple) -> tuple[bool, bool]:
+    """On CPUs leaves with encoded state wait for each other, since XLA fuses little there.
+
+    Elsewhere only those with nibbles, which are packed after all codes have been made, a byte each.
+    """
+    has = lambda kind: any(
+        isinstance(x, kind) for x in jax.tree.leaves(slots, is_leaf=lambda x: isinstance(x, kind))
+    )
+    return has(Encoded), has(Nibbles)
 
 
 def state_bytes(state: OptState) -> int:
