@@ -112,7 +112,7 @@ class Stage(NamedTuple):
     mask: Any
     reads_mask: bool
     counters: tuple[str, ...]
-    waits: Callable
+    waits: Callable | None
 
     @property
     def name(self) -> str:
@@ -149,7 +149,7 @@ def elementwise(
     mask: Any = None,
     reads_mask: bool = False,
     counters: tuple[str, ...] = ("count",),
-    waits: Callable = lambda slots: (False, False),
+    waits: Callable | None = None,
 ) -> Transformation:
     """Lift a rule for one leaf to any tree of parameters.
 
@@ -165,8 +165,8 @@ def elementwise(
       mask: where False the stage lets the leaf pass; only for rules without slots, or that read it.
       reads_mask: run on every leaf, with the mask's value there: ``rule(g, p, s, on, *slots)``, ``on`` a bool.
       counters: the fields of ``state`` that count steps.
-      waits: ``waits(slots) -> (on CPUs, elsewhere)``, whether a leaf with such slots is to begin only when the one
-        before it is done, so that what both need in between does not take memory at once.
+      waits: ``waits(slots) -> (on CPUs, everywhere)``, whether a leaf with such slots is to begin only when the one
+        before it is done, so that what both need in between does not take memory at once; by default none does.
     """
     width = len([field for field in state._fields if field not in counters])  # type: ignore[attr-defined]
     init = init or (lambda leaf: tuple(tree.zeros(leaf) for _ in range(width)))
@@ -190,6 +190,7 @@ class Group:
     def __init__(self, stages: tuple[Stage, ...]):
         self.stages = stages
         self.reads_params = any(stage.reads_params for stage in stages)
+        self.waits = any(stage.waits for stage in stages)
         self.name = next((stage.name for stage in stages if stage.reads_params), stages[0].name)
         self.leaf = jax.jit(self._leaf, static_argnums=5)
 
@@ -209,11 +210,10 @@ class Group:
         )
         rows = list(zip(*(self._slots(*pair, treedef) for pair in pairs), strict=True))
         flags = list(zip(*(active(stage.mask, updates, params) for stage in self.stages), strict=True))
-        new, before = [], None
+        new: list[tuple] = []
+        before = None  # the new slots of the last leaf for which the next is to wait
         for g, p, row, on in zip(leaves, ps, rows, flags, strict=True):
-            ready = None
-            if g is not None and any(waits := self._waits(row)):
-                g, ready = _in_turn(g, row if before is None else before, *waits)
+            g, ready = self._in_turn(g, row, before) if self.waits else (g, None)
             new.append((None, row) if g is None else self.leaf(g, p, scalars, row, ready, on))
             before = before if ready is None else new[-1][1]
         rebuilt = [
@@ -222,20 +222,26 @@ class Group:
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
 
-    def _waits(self, row):
-        """Whether a leaf with these slots waits for the one before: on CPUs, elsewhere."""
-        waits = [stage.waits(slots) for stage, slots in zip(self.stages, row, strict=True)]
-        return tuple(map(any, zip(*waits, strict=True)))
+    def _in_turn(self, g, row, before):
+        """The gradient, maybe there only once ``before`` is; and None, or True, which no compiler knows until then."""
+        answers = [stage.waits(slots) for stage, slots in zip(self.stages, row, strict=True) if stage.waits]
+        on_cpus, everywhere = map(any, zip(*answers, strict=True))
+        if g is None or not on_cpus:
+            return g, None
+        before = row if before is None else before
+        if everywhere:
+            g, before = jax.lax.optimization_barrier((g, before))
+        return g, chosen_by_compiler(_known_late, PartitionSpec(), before)
 
     def _leaf(self, g, p, scalars, row, ready, active):
         """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""
         rules = lambda *arrays: self._rules(active, *arrays)
-        done = jax.jit(lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row), inline=True)
+        work = jax.jit(lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row), inline=True)
         if ready is None:
-            return done()
-        # XLA gives independent work on a CPU memory of its own each, unless it stands in control flow.
-        alone = lambda: jax.lax.cond(ready, done, lambda: (jnp.zeros_like(g), row))
-        return jax.lax.platform_dependent(cpu=alone, default=done)
+            return work()
+        # On a CPU XLA gives memory of its own to all work that could be done at once, and control flow is done in turn.
+        alone = lambda: jax.lax.cond(ready, work, lambda: (jnp.zeros_like(g), row))
+        return jax.lax.platform_dependent(cpu=alone, default=work)
 
     def _rules(self, active, g, p, scalars, row):
         """The rules one after the other, in float32 or better from end to end."""
@@ -261,21 +267,14 @@ class Group:
         return stage.state(**trees, **counts)
 
 
-def _in_turn(g: Any, before: Any, on_cpus: bool, elsewhere: bool) -> tuple[Any, Any]:
-    """The gradient, there only once ``before`` is; and True, as no compiler can know until then."""
-    if elsewhere:
-        g, before = jax.lax.optimization_barrier((g, before))
-    return g, chosen_by_compiler(_known_late, PartitionSpec(), before)
-
-
 @jax.jit
 def _known_late(arrays: Any) -> jax.Array:
-    """True, from the last entry of every array: no square has the second of its bits set."""
+    """True, worked out from the last entry of every array: no square has the second of its bits set."""
     ready = jnp.array(True)
     for x in jax.tree.leaves(arrays):
         last = x[(slice(-1, None),) * x.ndim].reshape(-1)
-        bits = jax.lax.convert_element_type(last.view(jnp.uint8), jnp.uint32) if last.size else last
-        ready &= jnp.all(bits * bits & 2 == 0) if last.size else True
+        bits = last.view(jnp.uint8).astype(jnp.uint32)
+        ready &= jnp.all(bits * bits & 2 == 0)
     return ready
 
 

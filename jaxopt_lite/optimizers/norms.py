@@ -5,11 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite.tree import abs2, safe_sqrt
+from jaxopt_lite.tree import abs2, abs_bound, safe_sqrt
+
+SMALL = 2**16
+"""Entries that stay in a cache, so that one more pass over them is nothing; a choice costs time to compile."""
 
 
 def rms(x: jax.Array, axis: Any = None) -> jax.Array:
     """√mean(|x|²) along ``axis`` (kept, with length 1), also where the squares overflow; 0 without entries."""
+    if x.size <= SMALL:
+        largest = jax.lax.stop_gradient(jnp.max(abs_bound(x), axis, keepdims=True, initial=0))
+        unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+        return safe_sqrt(_mean_square(x / unit, axis)) * unit
     plain = _mean_square(x, axis)
 
     def scaled():

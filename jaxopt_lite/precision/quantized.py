@@ -224,12 +224,11 @@ def _decoding_stage(stage: Stage) -> Transformation:
 def _waits(slots: tuple) -> tuple[bool, bool]:
     """On CPUs leaves with encoded state wait for each other, since XLA fuses little there.
 
-    Elsewhere only those with nibbles, which are packed after all codes have been made, a byte each.
+    Everywhere those with nibbles, which are packed after all codes have been made, a byte each.
     """
-    has = lambda kind: any(
-        isinstance(x, kind) for x in jax.tree.leaves(slots, is_leaf=lambda x: isinstance(x, kind))
-    )
-    return has(Encoded), has(Nibbles)
+    is_nibbles = lambda x: isinstance(x, Nibbles)
+    encoded = any(map(is_encoded, jax.tree.leaves(slots, is_leaf=is_encoded)))
+    return encoded, any(map(is_nibbles, jax.tree.leaves(slots, is_leaf=is_nibbles)))
 
 
 def state_bytes(state: OptState) -> int:

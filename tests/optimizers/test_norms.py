@@ -5,9 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxopt_lite.optimizers import norms
 from jaxopt_lite.optimizers.norms import rms, scaled_magnitude
 
 X = np.array([[3.0, -4.0, 0.0], [1.0, 2.0, -2.0]], np.float32)
+
+
+@pytest.fixture(autouse=True, params=["small", "large"])
+def _either_way(request, monkeypatch):
+    monkeypatch.setattr(norms, "SMALL", norms.SMALL if request.param == "small" else -1)
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, (0, 1), ()])
