@@ -171,6 +171,7 @@ def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:
 
 
 def _subsets(mesh: Any) -> list[tuple]:
+    """All choices of mesh axes, the smallest and innermost first."""
     names = mesh.axis_names[::-1]
     return [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
 

@@ -81,6 +81,7 @@ def test_runs_are_as_long_as_rounding_allows():
     assert runs("polar_express", 9, jnp.float32) == (1,) * 9
     assert runs("jordan", 5, jnp.bfloat16) == (1,) * 5
     assert runs("jordan", 5, jnp.float64) == (5,)
+    assert ns.gram_runs(((30.0, 30.0, 30.0),) * 9, 1e-7) == (9,)  # infinitely far from 1, without a warning
 
 
 def test_gram_is_chosen_by_the_count_of_operations():
