@@ -236,9 +236,10 @@ class Group:
     def _leaf(self, g, p, scalars, row, ready, active):
         """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""
         rules = lambda *arrays: self._rules(active, *arrays)
-        work = jax.jit(lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row), inline=True)
+        work = lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row)
         if ready is None:
             return work()
+        work = jax.jit(work, inline=True)  # traced once for both
         # On a CPU XLA gives memory of its own to all work that could be done at once, and control flow is done in turn.
         alone = lambda: jax.lax.cond(ready, work, lambda: (jnp.zeros_like(g), row))
         return jax.lax.platform_dependent(cpu=alone, default=work)
