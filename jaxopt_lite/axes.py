@@ -37,6 +37,11 @@ def spec(x: Any) -> PartitionSpec:
     return x if isinstance(x, PartitionSpec) else jax.typeof(x).sharding.spec
 
 
+def is_typed(x: Any) -> bool:
+    """Whether x is an array whose type names a mesh of explicit axes."""
+    return isinstance(x, jax.Array) and _mesh(x) is not None
+
+
 def _mesh(x: Any) -> Any:
     if isinstance(x, PartitionSpec):
         return None

@@ -22,7 +22,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from jaxopt_lite import checks, tree
-from jaxopt_lite.axes import chosen_by_compiler
+from jaxopt_lite.axes import chosen_by_compiler, is_typed
 from jaxopt_lite.call import bind, rebuild
 
 
@@ -76,11 +76,37 @@ def transformation(factory: Callable) -> Callable[..., Transformation]:
     @functools.wraps(factory)
     def make(*args, **kwargs):
         call = bind(make, args, kwargs)
-        made = optax.with_extra_args_support(factory(*args, **kwargs))
+        made = optax.with_extra_args_support(_made(factory, args, kwargs))
         update = getattr(made.update, "unchecked", made.update)
         return Transformation(made.init, checked(make.__name__, update), call, getattr(made, "stages", None))
 
     return make
+
+
+def _made(factory: Callable, args: tuple, kwargs: dict) -> Any:
+    """``factory(*args, **kwargs)``; numbers typed for a mesh of explicit axes reach a leaf rule with its scalars.
+
+    The rule runs where the compiler chooses the axes, and there it may not close over them.
+    """
+    made = factory(*args, **kwargs)
+    stage = getattr(made, "stages", None)
+    whole = lambda x: isinstance(x, optax.GradientTransformation)
+    leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=whole)
+    typed = {i: x for i, x in enumerate(leaves) if is_typed(x)}
+    done = isinstance(made, Transformation) and made.call  # by the factory that this one calls
+    if not typed or not isinstance(stage, Stage) or done:
+        return made
+
+    def scalars(t, updates):
+        return typed, stage.scalars(t, updates) if stage.scalars else None
+
+    @functools.wraps(stage.rule)
+    def rule(g, p, s, *rest):
+        numbers, s = s
+        args, kwargs = treedef.unflatten([numbers.get(i, x) for i, x in enumerate(leaves)])
+        return factory(*args, **kwargs).stages.rule(g, p, s, *rest)
+
+    return lifted(stage._replace(rule=rule, scalars=scalars))
 
 
 def checked(name: str, update: Callable) -> Callable:
@@ -155,7 +181,8 @@ def elementwise(
 
     Args:
       rule: ``rule(g, p, s, *slots) -> (u, *slots)``. All arrays come in the compute dtype (float32 for 16
-        bits); the update returns in the gradient's dtype and the slots in their stored dtype.
+        bits); the update returns in the gradient's dtype and the slots in their stored dtype. Arrays that it closes
+        over must be arguments of a factory under ``@transformation`` if they are to work on a mesh of explicit axes.
       state: a NamedTuple class; the fields named in ``counters`` count steps, every other field is a slot:
         one array, or a tree of them, per leaf.
       init: ``init(leaf) -> slots``, from an array or ``ShapeDtypeStruct``; by default zeros (``tree.zeros``).
@@ -174,7 +201,13 @@ def elementwise(
         raise ValueError(
             "elementwise: mask is for rules without slots, wrap the transformation in masked(...)"
         )
-    stage = Stage(rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters, waits)
+    return lifted(
+        Stage(rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters, waits)
+    )
+
+
+def lifted(stage: Stage) -> Transformation:
+    """The stage alone, as a transformation."""
     group = Group((stage,))
 
     def update(updates, state, params=None, **extra):

@@ -21,6 +21,7 @@ CASES = {
     "soap": optimizers.soap(1e-2),
     "shampoo": optimizers.shampoo(1e-2),
     "normuon": optimizers.normuon(1e-2),
+    "numbers of the state": jol.tunable(optimizers.adam, learning_rate=1e-2, b1=0.8, b2=0.9, eps=1e-3),
 }
 
 

@@ -1,6 +1,7 @@
 """On a mesh of explicit axes everything traces, and keeps the shardings that are part of its types."""
 
 import functools
+import inspect
 import os
 import pathlib
 import subprocess
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 import jaxopt_lite as jol
 from jaxopt_lite.axes import chosen_by_compiler, divisible, leading, placed_like
 from jaxopt_lite.sharding import state_shardings
-from jaxopt_lite.testing import trees
+from jaxopt_lite.testing import TransformationCase, trees
 from tests.testing import exports
 
 MESH = AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
@@ -50,6 +51,37 @@ def test_an_update_keeps_the_types_of_its_state(name, split):
         updates, after = jax.eval_shape(case.update, params, state, params)
     assert specs(updates) == specs(params)
     assert specs(after) == specs(state)
+
+
+def with_number(call, argument, value):
+    """The transformation of the same call with another value of one argument."""
+    bound = inspect.signature(call.make).bind(*call.args, **call.kwargs)
+    bound.arguments[argument] = value
+    return call.make(*bound.args, **bound.kwargs)
+
+
+@pytest.mark.parametrize("name", exports.checked())
+def test_numbers_typed_for_the_mesh_may_be_hyperparameters(name):
+    case = exports.transformation(name)
+    shapes = {"bias": (16,), "kernel": (8, 16)}
+    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trees.from_shapes(shapes))
+    params = jax.tree.map(lambda x: typed(x, ROWS), plain)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    given = case.tx.call.arguments
+    for argument in [k for k, v in given.items() if isinstance(v, (int, float)) and not isinstance(v, bool)]:
+
+        def update(grads, params, x, argument=argument):
+            traced = with_number(case.tx.call, argument, x)
+            other = TransformationCase(lambda: traced, name=name, extra=case.extra)
+            return other.update(grads, traced.init(params), params)
+
+        try:
+            jax.eval_shape(update, plain, plain, number)
+        except (TypeError, ValueError):
+            continue  # a number of steps, or a size: it cannot be traced
+        with jax.sharding.use_abstract_mesh(MESH):
+            updates, _ = jax.eval_shape(update, params, params, typed(number, ROWS))
+        assert specs(updates) == specs(params), argument
 
 
 @pytest.mark.parametrize("name", exports.checked_losses())

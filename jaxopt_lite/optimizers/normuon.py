@@ -65,7 +65,8 @@ def scale_by_normuon(
     def _leaf(u, nu, g, a):
         if u is None or a is None:
             return u if u is None else u.astype(g.dtype), nu
-        u, nu = chosen_by_compiler(lambda u, nu: normalized_neurons(u, nu, a, b2, eps), (u, nu), u, nu)
+        f = lambda u, nu, b2, eps: normalized_neurons(u, nu, a, b2, eps)
+        u, nu = chosen_by_compiler(f, (u, nu), u, nu, b2, eps)
         return (SCALES[scale](*matrices.sizes(u.shape, a)) * u).astype(g.dtype), nu
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -85,7 +86,7 @@ def normalized_neurons(
     square = tree.abs2(o)
     count = max(1, matrices.sizes(o.shape, axes)[0])
     nu = moments.ema(nu, jnp.sum(square, axes.inputs, keepdims=True) / count, b2)
-    scaled = o / (tree.safe_sqrt(nu) + max(eps, float(jnp.finfo(nu.dtype).tiny)))
+    scaled = o / (tree.safe_sqrt(nu) + jnp.maximum(jnp.asarray(eps, nu.dtype), jnp.finfo(nu.dtype).tiny))
     norm = lambda x: tree.safe_sqrt(jnp.sum(x, axes.inputs + axes.outputs, keepdims=True))
     after = norm(tree.abs2(scaled))
     return scaled * (norm(square) / jnp.where(after > 0, after, 1)), nu

@@ -84,14 +84,7 @@ def scale_by_sophia(
     moments.check_rates(name, decays={"b1": b1, "b2": b2}, epsilons={"eps": eps, "gamma": gamma})
     checks.between(name, "update_interval", update_interval, 1, float("inf"))
     estimator = optax.with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
-
-    def rule(g, p, s, mu, h):
-        mu = moments.ema(mu, g, b1)
-        u = mu / jnp.maximum(jnp.maximum(gamma * h, eps), jnp.finfo(h.dtype).tiny)
-        return (u if clip_threshold is None else _clip(u, clip_threshold)), mu, h
-
-    init_slots = lambda leaf: moments.two_moments(leaf, mu_dtype)
-    direction = elementwise(rule, _Inner, init=init_slots)
+    direction = _direction(b1, eps, gamma, clip_threshold, mu_dtype)
 
     def init(params):
         return SophiaState(*direction.init(params), estimator.init(params))
@@ -108,6 +101,18 @@ def scale_by_sophia(
         return updates, SophiaState(*new, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+@transformation
+def _direction(b1: Scalar, eps: Scalar, gamma: Scalar, clip_threshold: Scalar | None, mu_dtype: Any):
+    """The clipped quotient; h passes through."""
+
+    def rule(g, p, s, mu, h):
+        mu = moments.ema(mu, g, b1)
+        u = mu / jnp.maximum(jnp.maximum(gamma * h, eps), jnp.finfo(h.dtype).tiny)
+        return (u if clip_threshold is None else _clip(u, clip_threshold)), mu, h
+
+    return elementwise(rule, _Inner, init=lambda leaf: moments.two_moments(leaf, mu_dtype))
 
 
 def _clip(u: Array, threshold: Scalar) -> Array:
