@@ -20,6 +20,10 @@ class Links(NamedTuple):
     parts: tuple
     names: tuple[str, ...] | None = None
 
+    def relinked(self, parts: list) -> Transformation:
+        """A chain of other parts under the same names."""
+        return _linked(Links(tuple(parts), self.names))
+
     def pack(self, states: list) -> Any:
         """The chain's state from its parts' states."""
         return tuple(states) if self.names is None else dict(zip(self.names, states, strict=True))

@@ -84,29 +84,42 @@ def transformation(factory: Callable) -> Callable[..., Transformation]:
 
 
 def _made(factory: Callable, args: tuple, kwargs: dict) -> Any:
-    """``factory(*args, **kwargs)``; numbers typed for a mesh of explicit axes reach a leaf rule with its scalars.
-
-    The rule runs where the compiler chooses the axes, and there it may not close over them.
-    """
+    """``factory(*args, **kwargs)``, whose leaf rules may use its arguments on a mesh of explicit axes too."""
     made = factory(*args, **kwargs)
-    stage = getattr(made, "stages", None)
     whole = lambda x: isinstance(x, optax.GradientTransformation)
     leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=whole)
-    typed = {i: x for i, x in enumerate(leaves) if is_typed(x)}
-    done = isinstance(made, Transformation) and made.call  # by the factory that this one calls
-    if not typed or not isinstance(stage, Stage) or done:
+    numbers = {i: x for i, x in enumerate(leaves) if is_typed(x)}
+
+    def remake(numbers):
+        args, kwargs = treedef.unflatten([numbers.get(i, x) for i, x in enumerate(leaves)])
+        return factory(*args, **kwargs)
+
+    return _handed_over(made, remake, numbers) if numbers else made
+
+
+def _handed_over(made: Any, remake: Callable, numbers: dict) -> Any:
+    """``made`` with ``numbers`` among the scalars of each leaf rule that its own factory lifted.
+
+    A rule runs where the compiler chooses the axes, and there it may not close over arrays typed for the mesh.
+    """
+    stage = getattr(made, "stages", None)
+    if stage is None:
+        return made
+    if not isinstance(stage, Stage):
+        part = lambda k: lambda numbers: remake(numbers).stages.parts[k]
+        return stage.relinked([_handed_over(x, part(k), numbers) for k, x in enumerate(stage.parts)])
+    if made.call or stage.numbers:  # from another factory, which has done this
         return made
 
     def scalars(t, updates):
-        return typed, stage.scalars(t, updates) if stage.scalars else None
+        return numbers, stage.scalars(t, updates) if stage.scalars else None
 
     @functools.wraps(stage.rule)
     def rule(g, p, s, *rest):
         numbers, s = s
-        args, kwargs = treedef.unflatten([numbers.get(i, x) for i, x in enumerate(leaves)])
-        return factory(*args, **kwargs).stages.rule(g, p, s, *rest)
+        return remake(numbers).stages.rule(g, p, s, *rest)
 
-    return lifted(stage._replace(rule=rule, scalars=scalars))
+    return lifted(stage._replace(rule=rule, scalars=scalars, numbers=True))
 
 
 def checked(name: str, update: Callable) -> Callable:
@@ -139,6 +152,7 @@ class Stage(NamedTuple):
     reads_mask: bool
     counters: tuple[str, ...]
     waits: Callable | None
+    numbers: bool = False  # whether the rule gets arrays that it used to close over with its scalars
 
     @property
     def name(self) -> str:

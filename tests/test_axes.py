@@ -17,6 +17,7 @@ import jaxopt_lite as jol
 from jaxopt_lite.axes import chosen_by_compiler, divisible, leading, placed_like
 from jaxopt_lite.sharding import state_shardings
 from jaxopt_lite.testing import TransformationCase, trees
+from jaxopt_lite.transformation import elementwise, transformation
 from tests.testing import exports
 
 MESH = AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
@@ -82,6 +83,38 @@ def test_numbers_typed_for_the_mesh_may_be_hyperparameters(name):
         with jax.sharding.use_abstract_mesh(MESH):
             updates, _ = jax.eval_shape(update, params, params, typed(number, ROWS))
         assert specs(updates) == specs(params), argument
+
+
+@transformation
+def tilted(learning_rate, decay):
+    """Rules of its own beside others', as README's heavy_sign has them."""
+    own = elementwise(lambda g, p, s: (g * decay,))
+    return jol.chain(
+        own, jol.optimizers.trace(decay), jol.chain(own, jol.optimizers.scale_by_learning_rate(learning_rate))
+    )
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: tx,
+        lambda tx: jol.named_chain(("own", tx)),
+        lambda tx: jol.quantize_state(tx, min_size=1),
+        lambda tx: jol.masked(tx, lambda params: jax.tree.map(lambda x: x.ndim > 1, params)),
+    ],
+    ids=["alone", "named_chain", "quantize_state", "masked"],
+)
+def test_rules_lifted_inside_a_factory_may_use_numbers_typed_for_the_mesh(around):
+    params = {"kernel": typed(jax.ShapeDtypeStruct((8, 16), jnp.float32), ROWS)}
+
+    def update(params, rate, decay):
+        tx = around(tilted(rate, decay))
+        return tx.update(params, tx.init(params), params)
+
+    number = typed(jax.ShapeDtypeStruct((), jnp.float32), ROWS)
+    with jax.sharding.use_abstract_mesh(MESH):
+        updates, _ = jax.eval_shape(update, params, number, number)
+    assert specs(updates) == specs(params)
 
 
 @pytest.mark.parametrize("name", exports.checked_losses())

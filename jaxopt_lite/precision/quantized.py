@@ -13,7 +13,7 @@ import optax
 
 from jaxopt_lite import checks
 from jaxopt_lite.axes import chosen_by_compiler, divisible
-from jaxopt_lite.compose import Links, _linked, _require_transformation, path_string
+from jaxopt_lite.compose import Links, _require_transformation, path_string
 from jaxopt_lite.precision.blockwise import (
     fp8_codec,
     fp8_sqrt_codec,
@@ -25,7 +25,7 @@ from jaxopt_lite.precision.blockwise import (
 from jaxopt_lite.precision.codec import Codec, cast_codec, identity_codec
 from jaxopt_lite.precision.fields import EXACT, SQUARE, exceptions_of, kind_of
 from jaxopt_lite.precision.nibbles import Nibbles
-from jaxopt_lite.transformation import Stage, Transformation, elementwise, transformation
+from jaxopt_lite.transformation import Stage, Transformation, lifted, transformation
 from jaxopt_lite.types import Array, OptState
 
 
@@ -182,7 +182,7 @@ def _decoding(tx: Any) -> Any:
     """``tx`` for encoded states: the same stages with decoding rules, or, if it has none, one whole update."""
     stages = getattr(tx, "stages", None)
     if isinstance(stages, Links):
-        return _linked(Links(tuple(_decoding(part) for part in stages.parts), stages.names))
+        return stages.relinked([_decoding(part) for part in stages.parts])
     if isinstance(stages, Stage):
         return _decoding_stage(stages)
     inner = optax.with_extra_args_support(tx)
@@ -217,8 +217,7 @@ def _decoding_stage(stage: Stage) -> Transformation:
         return u, *jax.tree.map(_replaced, slots, tuple(new), is_leaf=is_encoded)
 
     rule.__qualname__ = stage.rule.__qualname__
-    names = ("init", "scalars", "reads_params", "reads_tree", "mask", "reads_mask", "counters")
-    return elementwise(rule, stage.state, waits=_waits, **{name: getattr(stage, name) for name in names})
+    return lifted(stage._replace(rule=rule, waits=_waits))
 
 
 def _waits(slots: tuple) -> tuple[bool, bool]:
