@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 
 from jaxopt_lite import checks, tree
 from jaxopt_lite.axes import chosen_by_compiler, is_typed
@@ -278,7 +277,7 @@ class Group:
         before = row if before is None else before
         if everywhere:
             g, before = jax.lax.optimization_barrier((g, before))
-        return g, chosen_by_compiler(_known_late, PartitionSpec(), before)
+        return g, tree.known_late(before)
 
     def _leaf(self, g, p, scalars, row, ready, active):
         """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""
@@ -313,17 +312,6 @@ class Group:
     def _rebuild(self, stage, counts, rows, treedef):
         trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(stage.slots)}
         return stage.state(**trees, **counts)
-
-
-@jax.jit
-def _known_late(arrays: Any) -> jax.Array:
-    """True, worked out from the last entry of every array: no square has the second of its bits set."""
-    ready = jnp.array(True)
-    for x in jax.tree.leaves(arrays):
-        last = x[(slice(-1, None),) * x.ndim].reshape(-1)
-        bits = last.view(jnp.uint8).astype(jnp.uint32)
-        ready &= jnp.all(bits * bits & 2 == 0)
-    return ready
 
 
 def active(mask: Any, updates: Any, params: Any) -> list[bool]:

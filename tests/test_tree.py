@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxopt_lite import tree
+from tests import users
 from tests.oracles.optimizers import global_norm
 
 NORM = jax.jit(tree.norm)
@@ -145,3 +146,16 @@ def test_safe_sqrt_and_bounds():
     assert tree.abs2(z) == 25
     assert tree.abs_bound(z) == 4
     assert not jnp.iscomplexobj(tree.abs2(z))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64", "int8", "uint32"])
+def test_known_late_is_true_whatever_the_bits_and_not_known_while_compiling(dtype):
+    bits = np.random.default_rng(3).integers(0, 256, (200, 3, 8), np.uint8)
+    for word in bits:
+        arrays = {
+            "a": jnp.asarray(word).view(dtype),
+            "none": jnp.zeros((0, 4), dtype),
+            "one": jnp.ones((), dtype),
+        }
+        assert tree.known_late(arrays)
+    assert " multiply(" in users.compiled(jax.jit(tree.known_late).lower(arrays)).as_text()

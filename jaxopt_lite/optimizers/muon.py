@@ -103,12 +103,20 @@ def orthogonalize_all(views: list[Array], coefficients: Coefficients) -> list[Ar
     On a mesh in one call for all of the same shape, of which each device computes its share.
     """
     done: dict[int, Array] = {}
+    u = None
     for group in _groups(views, math.inf if sharding.on_mesh() else STACK_BYTES):
         stack = views[group[0]] if len(group) == 1 else jnp.concatenate([views[i] for i in group])
+        stack = stack if u is None or sharding.on_mesh() else _in_turn(stack, u)
         ends = [sum(len(views[i]) for i in group[:k]) for k in range(1, len(group))]
         u = sharding.share_out(lambda x: orthogonalize(x, coefficients), stack)
         done |= zip(group, jnp.split(u, ends), strict=True)
     return [done[i] for i in range(len(views))]
+
+
+def _in_turn(x: Array, before: Array) -> Array:
+    """``x``, on CPUs only once ``before`` is there: at once, products would take cache from each other, and memory."""
+    wait = lambda x, before: jnp.where(tree.known_late(before), x, 0)
+    return jax.lax.platform_dependent(x, before, cpu=wait, default=lambda x, before: x)
 
 
 def _groups(views: list[Array], most: float = STACK_BYTES) -> list[list[int]]:

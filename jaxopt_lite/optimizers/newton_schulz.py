@@ -156,9 +156,10 @@ def _iterate_gram(x: Array, coefficients: Coefficients, tall: bool, runs: Sequen
 
 
 def _gram(x: Array, tall: bool) -> Array:
-    """X·Xᴴ, or Xᴴ·X: the smaller of the two."""
-    h = jnp.swapaxes(x, -2, -1).conj()
-    return h @ x if tall else x @ h
+    """X·Xᴴ, or Xᴴ·X: the smaller of the two, without a transposed copy."""
+    if tall:
+        return jnp.einsum("...ki,...kj->...ij", x.conj(), x)
+    return jnp.einsum("...ik,...jk->...ij", x, x.conj())
 
 
 def _polynomial(gram: Array, abc: tuple[float, float, float]) -> Array:

@@ -12,6 +12,7 @@ import pytest
 import jaxopt_lite as jol
 from jaxopt_lite.optimizers import muon as muon_factory
 from jaxopt_lite.optimizers import newton_schulz, scale_by_muon
+from tests import users
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -162,6 +163,27 @@ def test_odd_leaves():
     updates, _ = tx.update(grads, tx.init(params), params)
     assert updates["a"] is None
     assert updates["c"] is None
+
+
+def test_on_a_cpu_matrices_are_worked_on_one_after_the_other():
+    """The temporaries of twelve matrices are those of one or two: its Gram matrix, polynomials and products."""
+    tx = jol.muon(1e-3)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return jol.apply_updates(params, updates), state
+
+    params = [jax.ShapeDtypeStruct((256, 1024), jnp.float32)] * 12
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
+    temporaries = users.compiled(lowered).memory_analysis().temp_size_in_bytes
+    assert temporaries < 3 * 4 * 256 * 1024, temporaries / (4 * 256 * 1024)
+
+
+def test_a_matrix_that_is_not_finite_spoils_no_other():
+    params = [jnp.ones((600, 600)), jnp.ones((600, 600))]  # too large to be stacked
+    updates = one(jol.muon(0.1), [jnp.full((600, 600), jnp.nan), jnp.eye(600)], params)
+    assert jnp.isnan(updates[0]).all()
+    assert jnp.isfinite(updates[1]).all()
 
 
 def test_wrong_arguments():
