@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
-from jaxopt_lite.optimizers.norms import rms
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate
 from jaxopt_lite.transformation import elementwise, transformation
 from jaxopt_lite.tree import moment_dtype
@@ -51,7 +50,7 @@ def scale_by_adam_mini(
     def rule(g, p, s, mu, nu):
         first, second = s
         mu = moments.ema(mu, g, b1)
-        nu = moments.second_moment(nu, rms(g, shared(g)), b2)
+        nu = moments.ema(nu, moments.mean_squared(g, shared(g)), b2)
         return mu * (first / (moments.root_of(second * nu) + eps)), mu, nu
 
     def init(leaf):

@@ -59,6 +59,12 @@ def squared(g: jax.Array) -> jax.Array:
     return abs2(K * g if g.size > 1 else jnp.where(jnp.isnan(g), g, K * g))
 
 
+def mean_squared(g: jax.Array, axis: Any = None) -> jax.Array:
+    """k²·mean(|g|²) along ``axis`` (kept, with length 1), finite for n entries up to 1e22/√n; 0 without entries."""
+    total = jnp.sum(squared(g), axis, keepdims=True)
+    return total / max(1, g.size // max(1, total.size))
+
+
 def second_moment(nu: jax.Array, g: jax.Array, b2: Any, weight: Any = None) -> jax.Array:
     """One step of v = β₂·v + (1 − β₂)·|g|², kept as ν = k²·v; ``weight`` replaces 1 − β₂.
 

@@ -75,6 +75,16 @@ def test_the_first_direction_of_equal_entries_is_1_at_any_magnitude(size):
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+def test_huge_parameters_and_gradients_make_no_inf():
+    tx = optimizers.adafactor(0.1, min_dim_size_to_factor=1)
+    p = {"huge": jnp.full((4, 3), 1e30), "one": jnp.ones((4, 3)), "vector": jnp.full(3, 1e20)}
+    g = {"huge": jnp.ones((4, 3)), "one": jnp.full((4, 3), 1e20).at[0].set(1.0), "vector": jnp.ones(3)}
+    u, state = jax.jit(tx.update)(g, tx.init(p), p)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((u, state)))
+    assert (jnp.abs(u["huge"]) > 1e18).all()  # in proportion to 1.8e19
+    assert (u["one"][1:] < 0).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_zeros_in_16_bits(dtype):
     tx = optimizers.adafactor(0.1, min_dim_size_to_factor=1)

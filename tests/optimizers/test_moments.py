@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxopt_lite.optimizers import moments
+from tests import users
 
 DECAYS = (0.0, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 0.9999, 1 - 1e-5, 1 - 1e-6, 1 - 1e-7)
 STEPS = sorted({*range(1, 40), *(2**k for k in range(6, 31)), *(10**k for k in range(2, 10))})
@@ -138,3 +139,20 @@ def test_rates_out_of_range_are_named(bad):
     with pytest.raises(ValueError, match="name: eps is"):
         moments.check_rates("name", decays={}, epsilons={"eps": -1.0})
     moments.check_rates("name", decays={"b1": jnp.float32(2)}, epsilons={"eps": float("inf")})
+
+
+@pytest.mark.parametrize("axis", [None, 0, (0, 1), ()])
+@pytest.mark.parametrize("size", [1.0, 3e20, 1e-10])
+def test_mean_squared_is_numpys_where_the_square_itself_overflows(axis, size):
+    x = np.array([[3.0, -4.0, 0.0], [1.0, 2.0, -2.0]], np.float32) * np.float32(size)
+    expected = np.mean((moments.K * x.astype(np.float64)) ** 2, axis=axis, keepdims=True)
+    got = users.compiled(jax.jit(lambda x: moments.mean_squared(x, axis)).lower(x))(x)
+    np.testing.assert_allclose(got, np.broadcast_to(expected, got.shape), rtol=1e-6)
+
+
+def test_mean_squared_at_the_edges():
+    assert moments.mean_squared(jnp.zeros((0, 3)), 0).tolist() == [[0, 0, 0]]
+    assert moments.mean_squared(jnp.float32(1024.0)) == 1
+    assert moments.mean_squared(jnp.array([3 + 4j, 0j]))[0] == 12.5 * moments.K**2
+    assert jnp.isnan(moments.mean_squared(jnp.array([jnp.nan, 1.0]))[0])
+    assert moments.mean_squared(jnp.array([jnp.inf, 1.0]))[0] == jnp.inf
