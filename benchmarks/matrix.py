@@ -8,7 +8,8 @@
 
 `soap`, `shampoo`: milliseconds a step, averaged over a whole period of `precondition_every` = 10 steps, beside
 `GEMM`: the bare products that the formula needs in those steps, in one compiled program, in the same run. `QR/eigh`
-are the decompositions, which are no products, measured alone. `x GEMM` is the step over GEMM, `x all` over both.
+are LAPACK's decompositions, which are no products, measured alone. `x GEMM` is the step over GEMM, `x all` over both:
+below 1 where the sides are long, since soap does most of a long QR in products.
 Samples are interleaved; the table shows medians and least times. On a machine with other work, `--cpu-time` counts
 the seconds of all threads of this process in place of the clock's.
 

@@ -1,5 +1,10 @@
-"""Averages of G·Gᴴ and Gᴴ·G, which Shampoo and SOAP precondition with, for gradients of any magnitude."""
+"""Averages of G·Gᴴ and Gᴴ·G, which Shampoo and SOAP precondition with, for gradients of any magnitude; and QR.
 
+[1] Schreiber, Van Loan, "A Storage-Efficient WY Representation for Products of Householder Transformations", SIAM J.
+    Sci. Stat. Comput. 10(1), 1989: reflections put together.
+"""
+
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +14,7 @@ from jaxopt_lite.tree import abs_bound, moment_dtype
 from jaxopt_lite.types import Array
 
 HIGHEST = jax.default_matmul_precision("highest")
+PANEL = 384
 
 
 def empty_side(leaf: Any, size: int | None) -> Array:
@@ -44,3 +50,41 @@ def both_sides(left: Array, x: Array, right: Array) -> Array:
         return left @ (x @ right)
     x = left @ x if left.size else x
     return x @ right if right.size else x
+
+
+def orthogonal_factor(x: Array) -> Array:
+    """Q of X = Q·R for square matrices [..., n, n], orthogonal also where X has not full rank. No derivative passes.
+
+    On CPUs large real ones are reduced panel by panel, or LAPACK would do half of the work column by column.
+    """
+    x = jax.lax.stop_gradient(x)
+    whole = lambda x: jnp.linalg.qr(x)[0]
+    if x.shape[-1] <= 2 * PANEL or jnp.iscomplexobj(x):
+        return whole(x)
+    return jax.lax.platform_dependent(x, cpu=_by_panels, default=whole)
+
+
+@functools.partial(jnp.vectorize, signature="(n,n)->(n,n)")
+def _by_panels(x: Array) -> Array:
+    """The product of I − V·T·Vᵀ, the reflections of each panel put together [1]."""
+    reflections = []
+    while x.size:
+        packed, tau = jnp.linalg.qr(x[:, :PANEL], mode="raw")
+        v = jnp.tril(packed.T, -1) + jnp.eye(len(x), len(tau), dtype=x.dtype)
+        inverse = jnp.triu(v.T @ v, 1) + jnp.diag(
+            jnp.where(tau == 0, 1e18, 1 / tau)
+        )  # of T; τ = 0 reflects nothing
+        x = _reflected(v, inverse, x[:, PANEL:], transposed=True)[PANEL:]
+        reflections.append((v, inverse))
+    q = x  # without rows and columns
+    for v, inverse in reversed(reflections):
+        new = len(v) - len(q)
+        q = jnp.pad(q, ((new, 0), (new, 0))) + jnp.diag((jnp.arange(len(v)) < new).astype(x.dtype))
+        q = _reflected(v, inverse, q, transposed=False)
+    return q
+
+
+def _reflected(v: Array, inverse: Array, x: Array, transposed: bool) -> Array:
+    """(I − V·T·Vᵀ)·X, or that with Tᵀ, from T⁻¹."""
+    solve = jax.lax.linalg.triangular_solve
+    return x - v @ solve(inverse, v.T @ x, left_side=True, lower=False, transpose_a=transposed)

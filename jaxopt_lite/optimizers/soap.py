@@ -112,7 +112,7 @@ def _refreshed(average: Array, basis: Array) -> tuple[Array, Array]:
     """One power iteration and QR [1, Alg. 4], and the order into which estimates of the eigenvalues put the columns."""
     power = average @ basis
     order = jnp.argsort(-jnp.sum((basis.conj() * power).real, -2), axis=-1, stable=True)
-    return jnp.linalg.qr(jnp.take_along_axis(power, order[..., None, :], -1))[0], order
+    return kronecker.orthogonal_factor(jnp.take_along_axis(power, order[..., None, :], -1)), order
 
 
 def _in_memory_as(old: Array, new: Array, action: Array) -> Array:

@@ -1,5 +1,6 @@
 """Averages of Gram matrices: the formula in a scaled form, magnitudes, sides left alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,3 +44,41 @@ def test_both_sides(shape):
     np.testing.assert_allclose(run(left, x, none), left @ x, atol=2e-5)
     np.testing.assert_allclose(run(none, x, right), x @ right, atol=2e-5)
     np.testing.assert_allclose(run(none, x, none), x, rtol=1e-7)
+
+
+def low_rank(n):
+    x = np.random.default_rng(n).normal(size=(n, n)).astype(np.float32)
+    return x[:, :3] @ x[:3]
+
+
+SQUARES = {
+    "normal": np.random.default_rng(0).normal(size=(23, 23)).astype(np.float32),
+    "batch": np.random.default_rng(1).normal(size=(2, 3, 20, 20)).astype(np.float32),
+    "low rank": low_rank(21),
+    "zero": np.zeros((20, 20), np.float32),
+    "falling to 1e-30": np.diag(np.geomspace(1, 1e-30, 22)).astype(np.float32),
+    "huge": 1e18 * np.random.default_rng(2).normal(size=(15, 15)).astype(np.float32),
+    "few": np.random.default_rng(3).normal(size=(9, 9)).astype(np.float32),
+    "complex": np.random.default_rng(4).normal(size=(20, 20)).astype(np.complex64) * (1 + 2j),
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_the_orthogonal_factor_by_panels(name, monkeypatch):
+    monkeypatch.setattr(kronecker, "PANEL", 5)
+    x = SQUARES[name]
+    q = np.asarray(jax.jit(kronecker.orthogonal_factor)(x), np.complex128)
+    adjoint = np.swapaxes(q, -2, -1).conj()
+    np.testing.assert_allclose(adjoint @ q, np.broadcast_to(np.eye(x.shape[-1]), q.shape), atol=3e-6)
+    assert np.max(np.abs(np.tril(adjoint @ x, -1))) <= 1e-5 * np.max(np.abs(x))  # R
+
+
+def test_panels_change_no_basis(monkeypatch):
+    """Signs too are LAPACK's, so that a state moves between machines."""
+    x = jnp.asarray(SQUARES["normal"])
+    whole = kronecker.orthogonal_factor(x)
+    monkeypatch.setattr(kronecker, "PANEL", 4)
+    text = str(jax.make_jaxpr(kronecker.orthogonal_factor)(x))
+    assert "triangular_solve" in text
+    np.testing.assert_allclose(kronecker.orthogonal_factor(x), whole, atol=3e-6)
+    assert jax.grad(lambda x: kronecker.orthogonal_factor(x).sum())(x).tolist() == jnp.zeros_like(x).tolist()
