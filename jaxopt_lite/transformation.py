@@ -85,13 +85,11 @@ def transformation(factory: Callable) -> Callable[..., Transformation]:
 def _made(factory: Callable, args: tuple, kwargs: dict) -> Any:
     """``factory(*args, **kwargs)``, whose leaf rules may use its arguments on a mesh of explicit axes too."""
     made = factory(*args, **kwargs)
-    whole = lambda x: isinstance(x, optax.GradientTransformation)
-    leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=whole)
-    numbers = {i: x for i, x in enumerate(leaves) if is_typed(x)}
+    numbers = {key: x for key, x in [*enumerate(args), *kwargs.items()] if is_typed(x)}
 
     def remake(numbers):
-        args, kwargs = treedef.unflatten([numbers.get(i, x) for i, x in enumerate(leaves)])
-        return factory(*args, **kwargs)
+        given = [numbers.get(i, x) for i, x in enumerate(args)]
+        return factory(*given, **{key: numbers.get(key, x) for key, x in kwargs.items()})
 
     return _handed_over(made, remake, numbers) if numbers else made
 
@@ -195,7 +193,8 @@ def elementwise(
     Args:
       rule: ``rule(g, p, s, *slots) -> (u, *slots)``. All arrays come in the compute dtype (float32 for 16
         bits); the update returns in the gradient's dtype and the slots in their stored dtype. Arrays that it closes
-        over must be arguments of a factory under ``@transformation`` if they are to work on a mesh of explicit axes.
+        over work on a mesh of explicit axes if they are arguments of the factory under ``@transformation`` that
+        lifts it, alone or in a chain (inside ``masked`` or ``partition`` give it a factory of its own).
       state: a NamedTuple class; the fields named in ``counters`` count steps, every other field is a slot:
         one array, or a tree of them, per leaf.
       init: ``init(leaf) -> slots``, from an array or ``ShapeDtypeStruct``; by default zeros (``tree.zeros``).
@@ -293,13 +292,14 @@ class Group:
     def _rules(self, active, g, p, scalars, row):
         """The rules one after the other, in float32 or better from end to end."""
         dtype = jnp.result_type(jnp.float32, g.dtype, *(x.dtype for x in jax.tree.leaves(row)))
-        u, p, scalars = jax.tree.map(lambda x: _widen(x, dtype), (g, p, scalars))
+        wide = lambda tree: jax.tree.map(lambda x: _widen(x, dtype), tree)
+        u, p = wide((g, p))
         new = []
         for stage, s, slots, on in zip(self.stages, scalars, row, active, strict=True):
             if on or stage.reads_mask:
                 flag = (on,) if stage.reads_mask else ()
-                wide = jax.tree.map(lambda x: _widen(x, dtype), slots)
-                u, *values = stage.rule(u, p, s, *flag, *wide)
+                s = (s[0], wide(s[1])) if stage.numbers else wide(s)  # arguments keep their precision
+                u, *values = stage.rule(u, p, s, *flag, *wide(slots))
                 slots = jax.tree.map(_like, tuple(values), slots)
             new.append(slots)
         return _like(u, g), tuple(new)

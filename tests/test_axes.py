@@ -61,28 +61,56 @@ def with_number(call, argument, value):
     return call.make(*bound.args, **bound.kwargs)
 
 
-@pytest.mark.parametrize("name", exports.checked())
+COUNTS = {  # lengths and numbers of steps, which cannot be traced
+    "block_size", "max_dim", "min_dim_size_to_factor", "min_size", "period", "precondition_every", "seed", "steps"
+}  # fmt: skip
+
+
+def numbers_of(name):
+    """The arguments of an export that are numbers and may be traced."""
+    given = exports.transformation(name).tx.call.arguments
+    is_number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
+    return [key for key, value in given.items() if is_number(value) and key not in COUNTS]
+
+
+@pytest.mark.parametrize("name", list(filter(numbers_of, exports.checked())))
 def test_numbers_typed_for_the_mesh_may_be_hyperparameters(name):
     case = exports.transformation(name)
-    shapes = {"bias": (16,), "kernel": (8, 16)}
-    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trees.from_shapes(shapes))
-    params = jax.tree.map(lambda x: typed(x, ROWS), plain)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-    given = case.tx.call.arguments
-    for argument in [k for k, v in given.items() if isinstance(v, (int, float)) and not isinstance(v, bool)]:
+    shapes = trees.from_shapes({"bias": (16,), "kernel": (8, 16)})
+    params = jax.tree.map(lambda x: typed(x, ROWS), shapes)
+    number = typed(jax.ShapeDtypeStruct((), jnp.float32), ROWS)
+    for argument in numbers_of(name):
 
-        def update(grads, params, x, argument=argument):
+        def update(params, x, argument=argument):
             traced = with_number(case.tx.call, argument, x)
             other = TransformationCase(lambda: traced, name=name, extra=case.extra)
-            return other.update(grads, traced.init(params), params)
+            return other.update(params, traced.init(params), params)
 
-        try:
-            jax.eval_shape(update, plain, plain, number)
-        except (TypeError, ValueError):
-            continue  # a number of steps, or a size: it cannot be traced
         with jax.sharding.use_abstract_mesh(MESH):
-            updates, _ = jax.eval_shape(update, params, params, typed(number, ROWS))
+            updates, _ = jax.eval_shape(update, params, number)
         assert specs(updates) == specs(params), argument
+
+
+def test_numbers_keep_their_precision():
+    """1 − β₂ is small, and 0 where β₂ is rounded before it is taken from 1."""
+    g = {"kernel": jnp.ones((2, 4))}
+
+    def averages(tx):
+        return tx.update(g, tx.init(g), g)[1].nu["kernel"]
+
+    plain = averages(jol.optimizers.scale_by_normuon(b2=1 - 1e-8))
+    with jax.enable_x64(True):
+        b2 = jnp.float64(1 - 1e-9)
+        wide = averages(jol.optimizers.scale_by_adam(b2=b2))
+    assert plain.all()
+    assert wide.all()
+    mesh = jax.make_mesh((1,), ("data",))
+    place = lambda x: jax.device_put(x, NamedSharding(mesh, P()))
+    g = jax.tree.map(place, g)
+    with jax.set_mesh(mesh):
+        assert jnp.array_equal(averages(jol.optimizers.scale_by_normuon(b2=1 - 1e-8)), plain)
+        with jax.enable_x64(True):
+            assert jnp.array_equal(averages(jol.optimizers.scale_by_adam(b2=place(b2))), wide)
 
 
 @transformation

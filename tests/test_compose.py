@@ -1,5 +1,7 @@
 """Chains, masks, partitions and apply_updates; ours inside optax's wrappers and optax's inside ours."""
 
+import enum
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -342,3 +344,16 @@ def test_apply_updates_equals_optax_to_the_bit():
 def test_apply_updates_refuses_what_does_not_fit(updates):
     with pytest.raises(ValueError, match="apply_updates: "):
         jol.apply_updates({"a": jnp.ones(3)}, updates)
+
+
+class Group(enum.Enum):
+    FAST, SLOW = "fast", "slow"
+
+
+def test_labels_need_no_order():
+    labels = {"a": Group.FAST, "b": Group.SLOW}
+    tx = jol.partition({Group.FAST: jol.sgd(1.0), Group.SLOW: jol.sgd(0.5)}, labels)
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["a"].tolist() == [-1, -1]
+    assert updates["b"].tolist() == [-0.5, -0.5]

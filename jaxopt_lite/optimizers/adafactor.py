@@ -108,7 +108,10 @@ def scale_by_factored_rms(
 
 @transformation
 def scale_by_param_block_rms(min_scale: Scalar = 1e-3):
-    """u = g · max(rms(p), min_scale), for each leaf: steps relative to the size of the weights [1]."""
+    """u = g · max(rms(p), min_scale), for each leaf: steps relative to the size of the weights [1].
+
+    rms(p) counts as 0 below 1e-19, and as 1.8e19/√n of n entries beyond that.
+    """
 
     def rule(g, p, s):
         return (g * jnp.maximum(_rms(p), min_scale),)
@@ -127,9 +130,9 @@ def _clip_rms(threshold: Scalar):
 
 
 def _rms(x: Array) -> Array:
-    """√mean(|x|²), at most 1.8e19 in float32: a plain sum, which is one pass, and no inf where it overflows."""
-    mean = jnp.sum(abs2(x), keepdims=True) / max(1, x.size)
-    return safe_sqrt(jnp.minimum(mean, float(jnp.finfo(x.dtype).max)))
+    """√mean(|x|²), at most 1.8e19/√n of n entries in float32: a plain sum is one pass, and held where it overflows."""
+    total = jnp.minimum(jnp.sum(abs2(x), keepdims=True), float(jnp.finfo(x.dtype).max))
+    return safe_sqrt(total / max(1, x.size))
 
 
 @transformation
@@ -162,7 +165,7 @@ def adafactor(
       decay_rate: the second moment's decay is 1 − t^(−decay_rate).
       decay_offset: steps that t lags behind the count, for fine-tuning.
       multiply_by_parameter_scale: whether steps are relative to the weights' rms.
-      clipping_threshold: d > 0, or ``None`` for no clipping.
+      clipping_threshold: d > 0, or ``None`` for no clipping. An rms beyond 1.8e19/√n of n entries counts as that.
       momentum: decay in [0, 1) of an average of the steps, or ``None`` for none (and no state).
       dtype_momentum: how real leaves' momentum is stored.
       weight_decay_rate: λ, a float, a 0-d array or a schedule; not multiplied by η.

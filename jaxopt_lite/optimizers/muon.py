@@ -115,6 +115,8 @@ def orthogonalize_all(views: list[Array], coefficients: Coefficients) -> list[Ar
 
 def _in_turn(x: Array, before: Array) -> Array:
     """``x``, on CPUs only once ``before`` is there: at once, products would take cache from each other, and memory."""
+    if jax.sharding.get_abstract_mesh().manual_axes:  # the two may differ between devices over different axes
+        return x
     wait = lambda x, before: jnp.where(tree.known_late(before), x, 0)
     return jax.lax.platform_dependent(x, before, cpu=wait, default=lambda x, before: x)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_lite import checks, tree
-from jaxopt_lite.axes import chosen_by_compiler
+from jaxopt_lite.axes import chosen_by_compiler, is_typed
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import matrices, moments
 from jaxopt_lite.optimizers.adam import adamw
@@ -46,6 +46,7 @@ def scale_by_normuon(
     checks.one_of(name, "scale", scale, list(SCALES))
     abc = coefficients_of(name, coefficients, steps)
     average = momentum_rule(momentum, nesterov)
+    rates = {"b2": b2, "eps": eps}
 
     def init(params):
         leaves, treedef = jax.tree.flatten(params, is_leaf=tree.is_none)
@@ -65,8 +66,8 @@ def scale_by_normuon(
     def _leaf(u, nu, g, a):
         if u is None or a is None:
             return u if u is None else u.astype(g.dtype), nu
-        f = lambda u, nu, b2, eps: normalized_neurons(u, nu, a, b2, eps)
-        u, nu = chosen_by_compiler(f, (u, nu), u, nu, b2, eps)
+        f = lambda u, nu, typed: normalized_neurons(u, nu, a, **rates | typed)
+        u, nu = chosen_by_compiler(f, (u, nu), u, nu, {k: x for k, x in rates.items() if is_typed(x)})
         return (SCALES[scale](*matrices.sizes(u.shape, a)) * u).astype(g.dtype), nu
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -149,6 +149,7 @@ def shampoo(
     Adam's direction with the same decays, or M̂ₜ; without grafting Uₜ = −η·(Dₜ + λ·Pₜ). Leaves of rank < 2 take
     Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch. On a mesh call ``update``
     under ``jax.set_mesh``: the decompositions of all blocks of a batch are then shared out, whole ones to each device.
+    A matrix whose rows or columns are split is gathered for its products, state too: split stacks by layers.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

@@ -162,7 +162,8 @@ def soap(
     Leaves of rank < 2 have no basis: plain Adam, from the second step on. In leaves of higher rank the last two
     axes are the matrix, the others a batch. On a mesh call ``update`` under ``jax.set_mesh``: the decompositions of a
     batch are then shared out, whole matrices to each device; nothing is exchanged where the batch is split over all
-    devices already. A lone matrix is decomposed on each of them.
+    devices already. A lone matrix is decomposed on each of them. A matrix whose rows or columns are split is gathered
+    for its products, state too: split stacks by layers.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 

@@ -81,8 +81,16 @@ def test_huge_parameters_and_gradients_make_no_inf():
     g = {"huge": jnp.ones((4, 3)), "one": jnp.full((4, 3), 1e20).at[0].set(1.0), "vector": jnp.ones(3)}
     u, state = jax.jit(tx.update)(g, tx.init(p), p)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves((u, state)))
-    assert (jnp.abs(u["huge"]) > 1e18).all()  # in proportion to 1.8e19
+    assert (jnp.abs(u["huge"]) > 1e17).all()  # in proportion to 1.8e19/√12
     assert (u["one"][1:] < 0).all()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 3.0, 1e15, 1e17, 1e30])
+def test_steps_are_relative_to_the_weights_until_their_squares_overflow(size):
+    tx = optimizers.scale_by_param_block_rms(0.0)
+    p = jnp.full((1000, 1000), size)
+    u, _ = jax.jit(tx.update)(jnp.ones_like(p), tx.init(p), p)
+    np.testing.assert_allclose(u, min(size, 1.8446743e16), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

@@ -186,6 +186,17 @@ def test_a_matrix_that_is_not_finite_spoils_no_other():
     assert jnp.isfinite(updates[1]).all()
 
 
+def test_leaves_that_vary_over_different_axes_of_a_shard_map():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    tx = jol.muon(0.1)
+    params = [jnp.arange(1.0, 37).reshape(6, 6), jnp.ones((7, 3))]
+    step = lambda *g: tuple(one(tx, list(g)))
+    placed = jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec()
+    got = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=placed, out_specs=placed))(*params)
+    for a, b in zip(got, one(tx, params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="momentum is 1"):
         jol.muon(0.1, momentum=1.0)
