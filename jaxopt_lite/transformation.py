@@ -102,7 +102,7 @@ def _handed_over(made: Any, remake: Callable, numbers: dict) -> Any:
     stage = getattr(made, "stages", None)
     if stage is None:
         return made
-    if not isinstance(stage, Stage):
+    if not isinstance(stage, Stage):  # a chain's links
         part = lambda k: lambda numbers: remake(numbers).stages.parts[k]
         return stage.relinked([_handed_over(x, part(k), numbers) for k, x in enumerate(stage.parts)])
     if made.call or stage.numbers:  # from another factory, which has done this

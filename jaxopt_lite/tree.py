@@ -137,7 +137,7 @@ def _total(sums: list, axis_name: Any) -> jax.Array:
 def known_late(arrays: Any) -> jax.Array:
     """True, worked out from the last entry of every array, so that no compiler knows it before they are there.
 
-    On CPUs XLA does work that could be done at once, in memory of its own, at once; what depends on this waits.
+    On CPUs XLA does independent work at the same time, in memory of its own; what depends on this waits.
     """
     return chosen_by_compiler(_known_late, PartitionSpec(), arrays)
 

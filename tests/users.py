@@ -10,6 +10,8 @@ import os
 import jax
 import numpy as np
 
+import jaxopt_lite as jol
+
 OPTIONS = {
     "xla_backend_optimization_level": 3,
     "xla_cpu_use_fusion_emitters": True,
@@ -21,6 +23,17 @@ def compiled(lowered):
     """The executable of a lowered program, with XLA's own settings."""
     flags = os.environ.get("XLA_FLAGS", "")
     return lowered.compile({name: value for name, value in OPTIONS.items() if name in flags} or None)
+
+
+def compiled_step(tx, params, apply_updates=jol.apply_updates):
+    """The executable of an update and its application, with parameters and state donated, as loops run it."""
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return apply_updates(params, updates), state
+
+    state = jax.eval_shape(tx.init, params)
+    return compiled(jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params))
 
 
 class Jitted:

@@ -93,8 +93,8 @@ def scale_by_factored_rms(
         v_row = accumulate(v_row, moments.mean_squared(g, largest).squeeze(largest), s)
         v_col = accumulate(v_col, moments.mean_squared(g, second).squeeze(second), s)
         row, column = jnp.expand_dims(v_row, largest), jnp.expand_dims(v_col, second)
-        scale = moments.root_of(jnp.mean(row, second, keepdims=True)) / moments.root_of(row)
-        return g * scale * (1 / moments.root_of(column)), v_row, v_col, v
+        by_row = moments.root_of(jnp.mean(row, second, keepdims=True)) / moments.root_of(row)
+        return g * by_row * (1 / moments.root_of(column)), v_row, v_col, v
 
     def init(leaf):
         axes, dtype = axes_of(leaf.shape), jnp.finfo(moment_dtype(leaf)).dtype

@@ -55,7 +55,7 @@ def both_sides(left: Array, x: Array, right: Array) -> Array:
 def orthogonal_factor(x: Array) -> Array:
     """Q of X = Q·R for square matrices [..., n, n], orthogonal also where X has not full rank. No derivative passes.
 
-    On CPUs large real ones are reduced panel by panel, or LAPACK would do half of the work column by column.
+    On CPUs large real ones are reduced panel by panel: most of the work is then products, which XLA gives all threads.
     """
     x = jax.lax.stop_gradient(x)
     whole = lambda x: jnp.linalg.qr(x)[0]
@@ -71,9 +71,8 @@ def _by_panels(x: Array) -> Array:
     while x.size:
         packed, tau = jnp.linalg.qr(x[:, :PANEL], mode="raw")
         v = jnp.tril(packed.T, -1) + jnp.eye(len(x), len(tau), dtype=x.dtype)
-        inverse = jnp.triu(v.T @ v, 1) + jnp.diag(
-            jnp.where(tau == 0, 1e18, 1 / tau)
-        )  # of T; τ = 0 reflects nothing
+        diagonal = jnp.where(tau == 0, 1e18, 1 / tau)  # τ = 0 reflects nothing
+        inverse = jnp.triu(v.T @ v, 1) + jnp.diag(diagonal)  # of T
         x = _reflected(v, inverse, x[:, PANEL:], transposed=True)[PANEL:]
         reflections.append((v, inverse))
     q = x  # without rows and columns

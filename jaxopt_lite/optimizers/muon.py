@@ -106,7 +106,7 @@ def orthogonalize_all(views: list[Array], coefficients: Coefficients) -> list[Ar
     u = None
     for group in _groups(views, math.inf if sharding.on_mesh() else STACK_BYTES):
         stack = views[group[0]] if len(group) == 1 else jnp.concatenate([views[i] for i in group])
-        stack = stack if u is None or sharding.on_mesh() else _in_turn(stack, u)
+        stack = stack if u is None else _in_turn(stack, u)
         ends = [sum(len(views[i]) for i in group[:k]) for k in range(1, len(group))]
         u = sharding.share_out(lambda x: orthogonalize(x, coefficients), stack)
         done |= zip(group, jnp.split(u, ends), strict=True)
@@ -115,7 +115,7 @@ def orthogonalize_all(views: list[Array], coefficients: Coefficients) -> list[Ar
 
 def _in_turn(x: Array, before: Array) -> Array:
     """``x``, on CPUs only once ``before`` is there: at once, products would take cache from each other, and memory."""
-    if jax.sharding.get_abstract_mesh().manual_axes:  # the two may differ between devices over different axes
+    if sharding.on_mesh() or jax.sharding.get_abstract_mesh().manual_axes:  # they may lie over different axes
         return x
     wait = lambda x, before: jnp.where(tree.known_late(before), x, 0)
     return jax.lax.platform_dependent(x, before, cpu=wait, default=lambda x, before: x)

@@ -56,14 +56,7 @@ ONE = {
 
 def memory(tx, apply_updates=jol.apply_updates):
     """Copies of a whole leaf in the compiled step, and its temporaries in leaves."""
-
-    def step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
-        return apply_updates(params, updates), state
-
-    params = [jax.ShapeDtypeStruct(SHAPE, jnp.float32)]
-    state = jax.eval_shape(tx.init, params)
-    compiled = users.compiled(jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params))
+    compiled = users.compiled_step(tx, [jax.ShapeDtypeStruct(SHAPE, jnp.float32)], apply_updates)
     whole = rf"f32\[{SHAPE[0]},{SHAPE[1]}\]\S* copy\("
     leaf = 4 * SHAPE[0] * SHAPE[1]
     return len(re.findall(whole, compiled.as_text())), compiled.memory_analysis().temp_size_in_bytes / leaf

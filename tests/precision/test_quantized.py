@@ -148,14 +148,8 @@ def test_init_encodes_while_it_runs_not_while_it_compiles_and_makes_no_wide_copy
 def test_on_a_cpu_leaves_are_worked_on_one_after_the_other(codec):
     """The temporaries of twenty leaves are those of one: seven float32 arrays of its size, where all took 260 %."""
     tx = jol.quantize_state(jol.adamw(1e-3), codec)
-
-    def step(params, state, grads):
-        updates, state = tx.update(grads, state, params)
-        return jol.apply_updates(params, updates), state
-
     params = [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 20
-    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
-    temporaries = users.compiled(lowered).memory_analysis().temp_size_in_bytes
+    temporaries = users.compiled_step(tx, params).memory_analysis().temp_size_in_bytes
     assert temporaries < 7 * 4 * 256 * 256, temporaries / (20 * 8 * 256 * 256)
 
 

@@ -90,12 +90,7 @@ def emits_float32():
 def temporaries(tx, size=512):
     """Scratch memory of a donated, compiled step in sizes of the one parameter, and its full-size copies."""
     params = jnp.ones((size, size))
-
-    def step(params, state, g):
-        u, state = tx.update(g, state, params)
-        return optax.apply_updates(params, u), state
-
-    compiled = users.compiled(jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params))
+    compiled = users.compiled_step(tx, params, optax.apply_updates)
     copies = [
         line for line in compiled.as_text().splitlines() if " copy(" in line and f"[{size},{size}]" in line
     ]
