@@ -7,6 +7,7 @@ compiler then fuses reading, the optimizer's arithmetic and writing into one pas
 import math
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxopt_lite.types import Array
 
@@ -37,14 +38,27 @@ def tile_of(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, ...]:
 
 
 def block_max(x: Array, tile: tuple[int, ...]) -> Array:
-    """The largest of each tile of ``x`` ≥ 0; inf where the tile has a NaN (XLA's maximum may pass over it)."""
-    x = jnp.where(jnp.isnan(x), jnp.inf, x)
+    """The largest |x| of each tile; NaN where it has a NaN.
+
+    Compared as integers: the bits of floats ≥ 0 are ordered as the floats are, with NaN above inf (XLA's maximum of
+    floats may pass over it).
+    """
+    bits = lax.bitcast_convert_type(jnp.abs(x), {4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize])
     counts = [-(-n // b) for n, b in zip(x.shape, tile, strict=True)]
-    missing = [(0, c * b - n, 0) for c, n, b in zip(counts, x.shape, tile, strict=True)]
-    if any(high for _, high, _ in missing):
-        x = jnp.pad(x, [(0, high) for _, high, _ in missing])
+    missing = [(0, c * b - n) for c, n, b in zip(counts, x.shape, tile, strict=True)]
+    if any(high for _, high in missing):
+        bits = jnp.pad(bits, missing)
     split = [size for pair in zip(counts, tile, strict=True) for size in pair]
-    return jnp.max(x.reshape(split), axis=tuple(range(1, len(split), 2)), initial=0.0)
+    once = lambda bits: jnp.max(bits, axis=tuple(range(1, len(split), 2)), initial=0)
+    # On a CPU XLA fuses what makes x into a maximum over the tile's first axis, and stores x for one over all axes.
+    largest = lax.platform_dependent(bits.reshape(split), cpu=_max_by_axis, default=once)
+    return lax.bitcast_convert_type(largest, x.dtype)
+
+
+def _max_by_axis(bits: Array) -> Array:
+    for axis in range(1, bits.ndim // 2 + 1):
+        bits = jnp.max(bits, axis=axis, initial=0)
+    return bits
 
 
 def spread(scale: Array, shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:

@@ -12,46 +12,57 @@ from jaxopt_lite.types import Array
 
 
 class Grid(NamedTuple):
-    """What the codes 0 … top mean; ``from_code`` of 0 is 0 and of top is 1."""
+    """What the codes 0 … top mean, as fractions of a tile's largest; 0 means 0 and top means 1."""
 
     top: int
-    to_code: Callable  # (magnitude, scale) -> continuous code in [0, top]
-    from_code: Callable  # code -> fraction of the scale
-    least: int  # the code of the smallest magnitude above 0
-    power: int  # of the fraction, which random rounding keeps right on average
+    least: int  # the code of the smallest fraction above 0
+    to_code: Callable  # fraction -> continuous code c in [0, top]
+    from_code: Callable  # code -> fraction
+    share: Callable  # (c, l = ⌊c⌋) -> how far c has come from l to l + 1, numerator and denominator
 
 
 def companded(top: int) -> Grid:
-    """The code grows as 2t/(1 + t) with the fraction t: twice as fine near 0, half as fine near 1."""
-    to_code = lambda size, scale: (2 * top) * (size / (scale + size))
-    return Grid(top, to_code, lambda q: q / (2 * top - q), least=0, power=1)
+    """The fraction grows as u(1 + u)/2 with u = code/top: twice as fine near 0, ⅔ as fine near 1.
+
+    Without a division: XLA repeats products where they are read on a CPU, but stores quotients.
+    """
+    to_code = lambda t: (top / 2) * (jnp.sqrt(1 + 8 * t) - 1)
+    from_code = lambda q: q * (q + top) / (2 * top**2)
+    share = lambda c, l: ((c - l) * (c + l + top), 2 * l + (top + 1))
+    return Grid(top, 0, to_code, from_code, share)
 
 
 def square(top: int) -> Grid:
-    """The code grows as √t with the fraction t; no fraction above 0 becomes 0, and t² is right on average."""
-    to_code = lambda size, scale: top * jnp.sqrt(size / scale)
-    return Grid(top, to_code, lambda q: (q / top) ** 2, least=1, power=2)
+    """The fraction grows as u² with u = code/top; no fraction above 0 becomes 0. The share is of its square."""
+    to_code = lambda t: top * jnp.sqrt(t)
+    share = lambda c, l: ((c - l) * (c + l) * (c * c + l * l), (2 * l + 1) * (l * l + (l + 1) ** 2))
+    return Grid(top, 1, to_code, lambda q: (q / top) ** 2, share)
 
 
-def tile_scale(x: Array, tile: tuple[int, ...]) -> tuple[Array, Array]:
-    """The largest of each tile of x ≥ 0, NaN where one is NaN or inf; and as a divisor for every entry."""
-    scale = block_max(x, tile)
-    scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
-    return scale, spread(jnp.where(scale > 0, scale, 1), x.shape, tile)
+def tile_scale(x: Array, block: tuple[int, int]) -> Array:
+    """The largest |x| of each tile, NaN where one is NaN or inf."""
+    largest = block_max(x, tile_of(x.shape, block))
+    return jnp.where(jnp.isfinite(largest), largest, jnp.nan)
 
 
-def codes(x: Array, grid: Grid, block: tuple[int, int], key: Any) -> tuple[Array, Array]:
-    """The code of every x ≥ 0 (a float with an integer's value), and the scales of the tiles."""
-    scale, divisor = tile_scale(x, tile_of(x.shape, block))
-    code = grid.to_code(x, divisor)
+def fractions(x: Array, scale: Array, block: tuple[int, int]) -> Array:
+    """Every entry over its tile's scale; 0 in a tile of zeros."""
+    return x / spread(jnp.where(scale == 0, 1, scale), x.shape, tile_of(x.shape, block))
+
+
+def codes(x: Array, scale: Array, grid: Grid, block: tuple[int, int], key: Any) -> Array:
+    """The code of every x ≥ 0, a float with an integer's value.
+
+    With a key it is rounded up with the probability of its share, so that what it stands for is right on average.
+    """
+    code = grid.to_code(fractions(x, scale, block))
     if key is None:
         code = jnp.round(code)
     else:
         low = jnp.floor(code)
-        fractions = x / divisor, grid.from_code(low), grid.from_code(low + 1)
-        here, below, above = (fraction**grid.power for fraction in fractions)
-        code = low + (dither(key, x.shape) * (above - below) < here - below)
-    return jnp.where(x > 0, jnp.clip(code, grid.least, grid.top), 0), scale
+        share, whole = grid.share(code, low)
+        code = low + (dither(key, x.shape) * whole < share)
+    return jnp.where(x > 0, jnp.clip(code, grid.least, grid.top), 0)
 
 
 def squares(root: Array) -> Array:

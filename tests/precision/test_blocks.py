@@ -41,5 +41,7 @@ def test_a_wrong_block_is_a_value_error(block):
         check_block("int8_codec", block)
 
 
-def test_nan_is_the_largest():
-    assert jnp.isinf(block_max(jnp.array([[1.0, jnp.nan, 2.0]]), (1, 3))).all()
+@pytest.mark.parametrize("nan", [np.nan, -np.nan])
+def test_nan_is_larger_than_inf(nan):
+    x = jnp.array([[1.0, nan, np.inf], [-3.0, 2.0, -0.0]], jnp.float32)
+    np.testing.assert_array_equal(jax.jit(lambda x: block_max(x, (1, 3)))(x), [[np.nan], [3.0]])

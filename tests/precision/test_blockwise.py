@@ -26,9 +26,8 @@ def test_laws(name):
 def oracle_signed(x, top):
     """One tile, in float64."""
     s = np.abs(x).max()
-    t = np.abs(x) / s
-    q = np.round(top * 2 * t / (1 + t))
-    return np.sign(x) * s * q / (2 * top - q)
+    u = np.round(top * (np.sqrt(1 + 8 * np.abs(x) / s) - 1) / 2) / top
+    return np.sign(x) * s * u * (1 + u) / 2
 
 
 def oracle_root(v, top):
@@ -68,11 +67,10 @@ def test_errors_stay_within_the_stated_bounds(exponent, spread, dtype, seed):
         for codec, levels in SIGNED.values():
             got = codec.decode(codec.encode(x))
             assert got.dtype == jnp.promote_types(dtype, jnp.float32)
-            # The slope of the inverse companding, (1 + t)²/2, times half a level (a little beyond it).
-            t = np.abs(wide) / top
-            assert (
-                np.abs(got - wide) <= top * ((1 + t) ** 2 / 4 + 0.5 / levels) / levels * 1.001 + 1e-37
-            ).all()
+            # Half a level h beyond u, where t = u(1 + u)/2 has the slope √(1 + 8t)/2 and the second derivative 1.
+            half, t = 0.5 / levels, np.abs(wide) / top
+            bound = half * np.sqrt(1 + 8 * t) / 2 + half**2 / 2
+            assert (np.abs(got - wide) <= top * bound * 1.001 + 1e-37).all()
         for codec, levels in ROOTS.values():
             root, got = (
                 np.sqrt(np.abs(wide)),
