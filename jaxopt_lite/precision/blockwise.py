@@ -13,7 +13,7 @@ from jax import lax
 from jaxopt_lite.precision import nibbles
 from jaxopt_lite.precision.blocks import check_block, spread, tile_of
 from jaxopt_lite.precision.codec import Codec, codec
-from jaxopt_lite.precision.grids import Grid, codes, companded, fractions, square, squares, tile_scale, wide
+from jaxopt_lite.precision.grids import Grid, codes, fractions, squares, tile_scale, wide
 from jaxopt_lite.precision.rounding import dither, nearest, spacing
 from jaxopt_lite.types import Array
 
@@ -30,14 +30,14 @@ class Blocks(NamedTuple):
 
 @codec
 def int8_codec(block: tuple[int, int] = (8, 128)):
-    """Signed bytes: q = round(127·u) with the sign of x, where u(1 + u)/2 = |x|/s, s the tile's largest |x|.
+    """Signed bytes: q = round(127·√(|x|/s)) with the sign of x, s the tile's largest |x|.
 
     ```
-    x̂ = ±s · u(1 + u)/2,  u = q/127
+    x̂ = ±s · (q/127)²
     ```
 
-    Finer near 0, as in [2], where |x|/s is u/(2 − u), but decoded without a division.
-    1 byte an entry and 4 a tile. |x̂ − x| ≤ s/169 near s, s/508 near 0; s itself and 0 come back exactly. Scales are
+    1 byte an entry and 4 a tile. |x̂ − x| ≤ s/127 near s, s/64,516 near 0; s itself and 0 come back exactly. (A grid
+    as coarse near 0 as the one in [2], s/508, makes noise of first moments that are small in their tile.) Scales are
     float32 in value and range, so this holds for tiles from 1e-37 to 1e38 (smaller ones become 0). A NaN or inf makes
     its whole tile NaN. With a key, which ``quantize_state`` gives, rounding is stochastic: right on average. An
     average rounded to nearest stands still while a step changes it by less than half a code.
@@ -50,19 +50,19 @@ def int8_codec(block: tuple[int, int] = (8, 128)):
     >>> int8_codec().decode(int8_codec().encode(jnp.array([1e30, -5e29, 0.0]))).tolist()
     [1.0000000150474662e+30, -5.029585890147169e+29, 0.0]
     """
-    return _signed_codec(check_block("int8_codec", block), companded(127), packed=False)
+    return _signed_codec(check_block("int8_codec", block), Grid(127, least=0, power=1), packed=False)
 
 
 @codec
 def int4_codec(block: tuple[int, int] = (8, 128)):
-    """Like ``int8_codec`` with q = round(7·u), two entries to a byte.
+    """Like ``int8_codec`` with q = round(7·√(|x|/s)), two entries to a byte.
 
-    ½ byte an entry and 4 a tile. |x̂ − x| ≤ s/9 near s, s/28 near 0.
+    ½ byte an entry and 4 a tile. |x̂ − x| ≤ s/7 near s, s/196 near 0.
 
     >>> int4_codec().encode(jnp.ones((16, 128))).numbers.pairs.nbytes
     1024
     """
-    return _signed_codec(check_block("int4_codec", block), companded(7), packed=True)
+    return _signed_codec(check_block("int4_codec", block), Grid(7, least=0, power=1), packed=True)
 
 
 @codec
@@ -80,7 +80,7 @@ def uint8_sqrt_codec(block: tuple[int, int] = (8, 128)):
     >>> uint8_sqrt_codec().decode(uint8_sqrt_codec().encode(jnp.array([4.0, 1e-20, 0.0]))).tolist()
     [4.0, 9.46017930658627e-10, 0.0]
     """
-    return _root_codec(check_block("uint8_sqrt_codec", block), square(255), packed=False)
+    return _root_codec(check_block("uint8_sqrt_codec", block), Grid(255, least=1, power=2), packed=False)
 
 
 @codec
@@ -90,7 +90,7 @@ def uint4_sqrt_codec(block: tuple[int, int] = (8, 128)):
     >>> uint4_sqrt_codec().decode(uint4_sqrt_codec().encode(jnp.array([4.0, 1e-20, 0.0]))).tolist()
     [4.0, 7.901236676843837e-05, 0.0]
     """
-    return _root_codec(check_block("uint4_sqrt_codec", block), square(15), packed=True)
+    return _root_codec(check_block("uint4_sqrt_codec", block), Grid(15, least=1, power=2), packed=True)
 
 
 def _pack(code: Array, dtype: Any, packed: bool) -> Any:
@@ -110,7 +110,7 @@ def _signed_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
 
     def decode(stored: Blocks) -> Array:
         numbers = _unpack(stored.numbers, packed, signed=True).astype(stored.scale.dtype)
-        fraction = jnp.sign(numbers) * grid.from_code(jnp.abs(numbers))
+        fraction = jnp.sign(numbers) * grid.fraction(jnp.abs(numbers))
         return fraction * spread(stored.scale, numbers.shape, tile_of(numbers.shape, block))
 
     return Codec(encode, decode, stochastic=True)
@@ -132,7 +132,7 @@ def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
     def decode(stored: Blocks) -> Array:
         numbers = _unpack(stored.numbers, packed, signed=False).astype(stored.scale.dtype)
         tile = tile_of(numbers.shape, block)
-        return squares(grid.from_code(numbers) * spread(stored.scale, numbers.shape, tile))
+        return squares(grid.fraction(numbers) * spread(stored.scale, numbers.shape, tile))
 
     return Codec(encode, decode, stochastic=True)
 

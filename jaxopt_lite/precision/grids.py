@@ -1,6 +1,5 @@
 """Small integers that stand for fractions of a tile's largest magnitude, and the rounding to them."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,31 +11,18 @@ from jaxopt_lite.types import Array
 
 
 class Grid(NamedTuple):
-    """What the codes 0 … top mean, as fractions of a tile's largest; 0 means 0 and top means 1."""
+    """Codes 0 … top for fractions t of a tile's largest: q = top·√t, finer near 0; no division to decode.
+
+    (On a CPU XLA repeats a product where it is read again, but stores a quotient.)
+    """
 
     top: int
     least: int  # the code of the smallest fraction above 0
-    to_code: Callable  # fraction -> continuous code c in [0, top]
-    from_code: Callable  # code -> fraction
-    share: Callable  # (c, l = ⌊c⌋) -> how far c has come from l to l + 1, numerator and denominator
+    power: int  # of the fraction, which random rounding keeps right on average
 
-
-def companded(top: int) -> Grid:
-    """The fraction grows as u(1 + u)/2 with u = code/top: twice as fine near 0, ⅔ as fine near 1.
-
-    Without a division: XLA repeats products where they are read on a CPU, but stores quotients.
-    """
-    to_code = lambda t: (top / 2) * (jnp.sqrt(1 + 8 * t) - 1)
-    from_code = lambda q: q * (q + top) / (2 * top**2)
-    share = lambda c, l: ((c - l) * (c + l + top), 2 * l + (top + 1))
-    return Grid(top, 0, to_code, from_code, share)
-
-
-def square(top: int) -> Grid:
-    """The fraction grows as u² with u = code/top; no fraction above 0 becomes 0. The share is of its square."""
-    to_code = lambda t: top * jnp.sqrt(t)
-    share = lambda c, l: ((c - l) * (c + l) * (c * c + l * l), (2 * l + 1) * (l * l + (l + 1) ** 2))
-    return Grid(top, 1, to_code, lambda q: (q / top) ** 2, share)
+    def fraction(self, code: Array) -> Array:
+        """What a code stands for."""
+        return jnp.square(code / self.top)
 
 
 def tile_scale(x: Array, block: tuple[int, int]) -> Array:
@@ -53,15 +39,14 @@ def fractions(x: Array, scale: Array, block: tuple[int, int]) -> Array:
 def codes(x: Array, scale: Array, grid: Grid, block: tuple[int, int], key: Any) -> Array:
     """The code of every x ≥ 0, a float with an integer's value.
 
-    With a key it is rounded up with the probability of its share, so that what it stands for is right on average.
+    With a key it is rounded up with the probability by which what it stands for is right on average.
     """
-    code = grid.to_code(fractions(x, scale, block))
+    code = grid.top * jnp.sqrt(fractions(x, scale, block))
     if key is None:
         code = jnp.round(code)
     else:
-        low = jnp.floor(code)
-        share, whole = grid.share(code, low)
-        code = low + (dither(key, x.shape) * whole < share)
+        low, k = jnp.floor(code), 2 * grid.power  # a fraction's power is proportional to qᵏ
+        code = low + (dither(key, x.shape) * ((low + 1) ** k - low**k) < code**k - low**k)
     return jnp.where(x > 0, jnp.clip(code, grid.least, grid.top), 0)
 
 

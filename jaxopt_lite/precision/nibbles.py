@@ -26,8 +26,8 @@ def pack(x: Array) -> Nibbles:
     halves = lax.slice_in_dim(shifted, 0, 2 * half, axis=axis)
     halves = halves.reshape(*x.shape[:axis], 2, half, *x.shape[axis + 1 :])
     rest = lax.slice_in_dim(x, 2 * half, None, axis=axis).astype(jnp.uint8) if odd else None
-    # A reduction of bytes: on TPUs of integers, on CPUs of two slices, takes longer.
-    return Nibbles(lax.reduce_or(halves, axes=(axis,)), rest)
+    # No bit meets another: the sum is their union. Of integers it takes longer on TPUs, of two slices on CPUs.
+    return Nibbles(lax.reduce_sum(halves, axes=(axis,)), rest)
 
 
 def unpack(packed: Nibbles, *, signed: bool) -> Array:

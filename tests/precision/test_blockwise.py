@@ -14,7 +14,7 @@ SIGNED = {"int8": (precision.int8_codec(), 127), "int4": (precision.int4_codec()
 ROOTS = {"uint8": (precision.uint8_sqrt_codec(), 255), "uint4": (precision.uint4_sqrt_codec(), 15)}
 BOTH = {name: codec for name, (codec, _) in (SIGNED | ROOTS).items()}
 BOTH |= {"fp8": precision.fp8_codec(), "fp8_sqrt": precision.fp8_sqrt_codec()}
-TOLERANCE = {"int4": 0.12, "uint4": 0.12, "fp8_sqrt": 0.08}  # of v, whose root is within 1/16
+TOLERANCE = {"int4": 0.14, "uint4": 0.12, "fp8_sqrt": 0.08}  # of v, whose root is within 1/16
 through = jax.jit(lambda codec, x: codec.decode(codec.encode(x)), static_argnums=0)
 
 
@@ -26,8 +26,8 @@ def test_laws(name):
 def oracle_signed(x, top):
     """One tile, in float64."""
     s = np.abs(x).max()
-    u = np.round(top * (np.sqrt(1 + 8 * np.abs(x) / s) - 1) / 2) / top
-    return np.sign(x) * s * u * (1 + u) / 2
+    q = np.round(top * np.sqrt(np.abs(x) / s))
+    return np.sign(x) * s * (q / top) ** 2
 
 
 def oracle_root(v, top):
@@ -67,10 +67,9 @@ def test_errors_stay_within_the_stated_bounds(exponent, spread, dtype, seed):
         for codec, levels in SIGNED.values():
             got = codec.decode(codec.encode(x))
             assert got.dtype == jnp.promote_types(dtype, jnp.float32)
-            # Half a level h beyond u, where t = u(1 + u)/2 has the slope √(1 + 8t)/2 and the second derivative 1.
-            half, t = 0.5 / levels, np.abs(wide) / top
-            bound = half * np.sqrt(1 + 8 * t) / 2 + half**2 / 2
-            assert (np.abs(got - wide) <= top * bound * 1.001 + 1e-37).all()
+            # (u + h)² − u², half a level h beyond u = √t.
+            half, u = 0.5 / levels, np.sqrt(np.abs(wide) / top)
+            assert (np.abs(got - wide) <= top * (2 * half * u + half**2) * 1.001 + 1e-37).all()
         for codec, levels in ROOTS.values():
             root, got = (
                 np.sqrt(np.abs(wide)),
