@@ -140,7 +140,8 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
 
     For decompositions: XLA would gather their operands on every device. Where the stacks are split along their first
     axis already, as many as there are devices, nothing is exchanged. A single matrix goes to all devices. Off a mesh
-    it is ``f(*stacks)``; there as here ``f`` may return several arrays [..., k] or [..., k, l].
+    it is ``f(*stacks)``; there as here ``f`` may return several arrays [..., k] or [..., k, l]. The stacks after the
+    first may have more axes, as in ``f``'s results: [..., i, j, k, l] with blocks of each matrix.
     """
     batch = stacks[0].shape[:-2]
     if not on_mesh() or not stacks[0].size:
@@ -148,11 +149,27 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
     mesh, count = jax.sharding.get_abstract_mesh(), math.prod(batch)
     axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, count))
     extra = -count % _count(mesh, axes)
-    flat = [x.reshape(count, *x.shape[-2:]) for x in stacks]
-    padded = [jnp.pad(x, ((0, extra), (0, 0), (0, 0))) for x in flat] if extra else flat
+    flat = [x.reshape(count, *x.shape[len(batch) :]) for x in stacks]
+    padded = [jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in flat] if extra else flat
     spread = PartitionSpec(tuple(name for name in mesh.axis_names if name in axes) or None)
     done = jax.shard_map(f, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(*padded)
     return jax.tree.map(lambda x: x[:count].reshape(*batch, *x.shape[1:]), done)
+
+
+def rule_by_matrix(rule: Callable) -> Callable:
+    """A leaf rule for matrices [..., m, n] whose every slot has their batch axes, a stack shared out as ``by_matrix``.
+
+    Each device works on whole matrices and their state: one exchange brings them where rows or columns are split, so
+    that no device gathers the stack. A lone matrix stays split as it is for all that needs it not whole.
+    """
+
+    def shared(g, p, s, *slots):
+        if math.prod(g.shape[:-2]) < 2:
+            return rule(g, p, s, *slots)
+        return by_matrix(lambda g, *slots: rule(g, p, s, *slots), g, *slots)
+
+    shared.__qualname__ = rule.__qualname__
+    return shared
 
 
 def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:

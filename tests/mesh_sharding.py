@@ -178,7 +178,7 @@ def decompositions_are_shared_out(axis_type):
     cases = [((8, 8, 8), layers), ((8, 8, 8), P(None, "fsdp")), ((8, 8), P("fsdp"))]
     for factory in (optimizers.soap, optimizers.shampoo)[: 2 if axis_type == AxisType.Auto else 1]:
         tx = factory(0.1, precondition_every=2)
-        for shape, spec in cases[: 3 if factory == optimizers.soap else 1]:
+        for shape, spec in cases[: 3 if factory == optimizers.soap else 2]:
             params = {"kernel": jnp.asarray(RNG.normal(size=shape), jnp.float32)}
             places = {"kernel": NamedSharding(mesh, spec)}
             expected, before = tx.init(params), jax.jit(tx.update)
@@ -195,6 +195,22 @@ def decompositions_are_shared_out(axis_type):
                 np.testing.assert_allclose(got["kernel"], want["kernel"], rtol=0, atol=1e-4)
             if spec == layers:
                 assert re.findall(KINDS, update.as_text()) == [], (factory, axis_type)
+
+
+def stacks_split_by_rows_are_exchanged_not_gathered():
+    """Each device gets its whole matrices with their state, and nothing of the others'."""
+    mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,)), optimizers.soap(0.1)
+    params = {"kernel": jnp.zeros((8, 16, 32))}
+    places = {"kernel": NamedSharding(mesh, P(None, "fsdp"))}
+    with jax.set_mesh(mesh):
+        placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+        state = jax.jit(tx.init, out_shardings=shardings)(placed)
+        update = jax.jit(lambda *t: tx.update(*t), out_shardings=(places, shardings))
+        text = update.lower(placed, state, placed).compile().as_text()
+    gathered = re.findall(r"f32\[([\d,]+)\]\S* all-gather\(", text)
+    assert max((np.prod([int(n) for n in shape.split(",")]) for shape in gathered), default=0) <= 8, gathered
+    assert "all-to-all" in text
+    assert "all-reduce" not in text
 
 
 KINDS = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
@@ -216,5 +232,6 @@ if __name__ == "__main__":
     muon_shares_its_matrices_out(AxisType.Explicit)
     decompositions_are_shared_out(AxisType.Auto)
     decompositions_are_shared_out(AxisType.Explicit)
+    stacks_split_by_rows_are_exchanged_not_gathered()
     zero_keeps_a_training_step_whole()
     a_scan_keeps_them()

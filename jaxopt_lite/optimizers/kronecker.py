@@ -18,9 +18,8 @@ PANEL = 384
 
 
 def empty_side(leaf: Any, size: int | None) -> Array:
-    """Zeros [..., size, size] beside a leaf [..., m, n]; [0, 0] for a side that is left alone."""
-    batch = leaf.shape[:-2] if size is not None else ()
-    return jnp.zeros((*batch, size or 0, size or 0), moment_dtype(leaf))
+    """Zeros [..., size, size] beside a leaf [..., m, n]; [..., 0, 0] for a side that is left alone."""
+    return jnp.zeros((*leaf.shape[:-2], size or 0, size or 0), moment_dtype(leaf))
 
 
 def empty_scale(leaf: Any) -> Array:

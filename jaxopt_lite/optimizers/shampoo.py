@@ -83,7 +83,7 @@ def scale_by_shampoo(
         squares = lambda: [kronecker.empty_side(blocks, n) for n in sides]
         return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(blocks), *squares()
 
-    return elementwise(rule, ShampooState, init=init, scalars=scalars)
+    return elementwise(sharding.rule_by_matrix(rule), ShampooState, init=init, scalars=scalars)
 
 
 def _is_matrix(leaf: Any) -> bool:

@@ -20,7 +20,7 @@ from jaxopt_lite.types import Array, Params, Scalar, ScalarOrSchedule
 class SoapState(NamedTuple):
     """Step count; both moments in the eigenbasis; the averages and the basis that comes from them.
 
-    For a leaf [..., m, n]; [0, 0] on a side without a basis. The averages are divided by scale².
+    For a leaf [..., m, n]; [..., 0, 0] on a side without a basis. The averages are divided by scale².
     """
 
     count: Array  # [] int32
@@ -81,7 +81,7 @@ def scale_by_soap(
         squares = lambda: [kronecker.empty_side(leaf, n) for n in sides]
         return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(leaf), *squares()
 
-    return elementwise(rule, SoapState, init=init, scalars=scalars)
+    return elementwise(sharding.rule_by_matrix(rule), SoapState, init=init, scalars=scalars)
 
 
 def _new_bases(action: Array, mu: Array, nu: Array, averages: tuple, bases: tuple) -> tuple:
