@@ -140,8 +140,7 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
 
     For decompositions: XLA would gather their operands on every device. Where the stacks are split along their first
     axis already, as many as there are devices, nothing is exchanged. A single matrix goes to all devices. Off a mesh
-    it is ``f(*stacks)``; there as here ``f`` may return several arrays [..., k] or [..., k, l]. The stacks after the
-    first may have more axes, as in ``f``'s results: [..., i, j, k, l] with blocks of each matrix.
+    it is ``f(*stacks)``. Behind the batch, which is the first stack's, the others and the results may have any axes.
     """
     batch = stacks[0].shape[:-2]
     if not on_mesh() or not stacks[0].size:
@@ -157,10 +156,10 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
 
 
 def rule_by_matrix(rule: Callable) -> Callable:
-    """A leaf rule for matrices [..., m, n] whose every slot has their batch axes, a stack shared out as ``by_matrix``.
+    """A leaf rule for matrices [..., m, n] whose every slot begins with their batch, shared out as by ``by_matrix``.
 
-    Each device works on whole matrices and their state: one exchange brings them where rows or columns are split, so
-    that no device gathers the stack. A lone matrix stays split as it is for all that needs it not whole.
+    Each device works on whole matrices and their state, which an exchange brings where rows or columns are split:
+    XLA would gather the whole stack for the products. A lone matrix stays as it is split.
     """
 
     def shared(g, p, s, *slots):

@@ -43,12 +43,20 @@ def average(g: Array, left: Array, right: Array, scale: Array, b2: Any) -> tuple
     return left, right, new
 
 
-def both_sides(left: Array, x: Array, right: Array) -> Array:
-    """L·X·R, where a side of size 0 stands for the identity; the cheaper order of the two products."""
-    if left.size and right.size and x.shape[-2] > x.shape[-1]:
-        return left @ (x @ right)
-    x = left @ x if left.size else x
-    return x @ right if right.size else x
+def both_sides(left: Array, x: Array, right: Array, adjoint: str | None = None) -> Array:
+    """L·X·R, where a side of size 0 stands for the identity; the cheaper order of the two products.
+
+    With ``adjoint="left"`` Lᴴ·X·R, with ``"right"`` L·X·Rᴴ, read as they lie: a transposed copy takes time, and on
+    a mesh it is gathered once more.
+    """
+    on_left, on_right = "...ij,...jk->...ik", "...ij,...jk->...ik"
+    if adjoint == "left":
+        left, on_left = left.conj(), "...ji,...jk->...ik"
+    if adjoint == "right":
+        right, on_right = right.conj(), "...ij,...kj->...ik"
+    first = lambda x: jnp.einsum(on_left, left, x) if left.size else x
+    second = lambda x: jnp.einsum(on_right, x, right) if right.size else x
+    return first(second(x)) if left.size > right.size else second(first(x))
 
 
 def orthogonal_factor(x: Array) -> Array:

@@ -148,8 +148,7 @@ def shampoo(
     Each block of a matrix has its own L, R and norms. The roots are taken in steps 1, 1 + k, 1 + 2k, …. Aₜ is
     Adam's direction with the same decays, or M̂ₜ; without grafting Uₜ = −η·(Dₜ + λ·Pₜ). Leaves of rank < 2 take
     Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch. On a mesh call ``update``
-    under ``jax.set_mesh``: the decompositions of all blocks of a batch are then shared out, whole ones to each device.
-    A matrix whose rows or columns are split is gathered for its products, state too: split stacks by layers.
+    under ``jax.set_mesh``: a batch is then shared out as by ``soap``, the blocks of a lone matrix to be decomposed.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

@@ -58,14 +58,12 @@ def scale_by_soap(
 
     def rule(g, p, s, mu, nu, left, right, scale, *bases):
         action, first, second = s
-        forth, back = (bases[0], _adjoint(bases[1])), (_adjoint(bases[0]), bases[1])
         with kronecker.HIGHEST:
-            rotated = kronecker.both_sides(back[0], g, back[1])
+            rotated = kronecker.both_sides(bases[0], g, bases[1], adjoint="left")
             new_mu = moments.ema(mu, rotated, b1)
             new_nu = moments.second_moment(nu, rotated, b2)
-            u = kronecker.both_sides(
-                forth[0], first * new_mu / (moments.root_of(second * new_nu) + eps), forth[1]
-            )
+            u = first * new_mu / (moments.root_of(second * new_nu) + eps)
+            u = kronecker.both_sides(bases[0], u, bases[1], adjoint="right")
             building = action == BUILD
             u = jnp.where(building, 0 * g, u)  # a NaN stays one
             mu, nu = (jnp.where(building, 0, x) for x in (new_mu, new_nu))
@@ -160,10 +158,11 @@ def soap(
 
     The first gradient only builds the basis, from eigenvectors in descending order: its update is 0.
     Leaves of rank < 2 have no basis: plain Adam, from the second step on. In leaves of higher rank the last two
-    axes are the matrix, the others a batch. On a mesh call ``update`` under ``jax.set_mesh``: the decompositions of a
-    batch are then shared out, whole matrices to each device; nothing is exchanged where the batch is split over all
-    devices already. A lone matrix is decomposed on each of them. A matrix whose rows or columns are split is gathered
-    for its products, state too: split stacks by layers.
+    axes are the matrix, the others a batch. On a mesh call ``update`` under ``jax.set_mesh``: a batch is then shared
+    out, whole matrices with their state to each device. Nothing is exchanged where it is split over all devices
+    already; where rows or columns are split, gradients and state travel there and back every step (on a mesh of
+    several axes XLA gathers some of it). The averages and bases of a lone matrix are gathered to be refreshed, and if
+    its rows are split, so is the right basis in every step.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 

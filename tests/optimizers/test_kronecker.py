@@ -46,6 +46,18 @@ def test_both_sides(shape):
     np.testing.assert_allclose(run(none, x, none), x, rtol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(5, 2), (2, 5)])
+def test_adjoints_of_either_side(shape):
+    rng = np.random.default_rng(0)
+    x, left, right = (rng.normal(size=size) for size in (shape, (shape[0],) * 2, (shape[1],) * 2))
+    left, right = left + 1j * left[::-1], right - 2j * right[::-1]
+    run = lambda *arrays: kronecker.both_sides(
+        *(jnp.asarray(a, jnp.complex64) for a in arrays[:3]), *arrays[3:]
+    )
+    np.testing.assert_allclose(run(left, x, right, "left"), left.conj().T @ x @ right, atol=5e-5)
+    np.testing.assert_allclose(run(left, x, right, "right"), left @ x @ right.conj().T, atol=5e-5)
+
+
 def low_rank(n):
     x = np.random.default_rng(n).normal(size=(n, n)).astype(np.float32)
     return x[:, :3] @ x[:3]
