@@ -42,6 +42,11 @@ def is_typed(x: Any) -> bool:
     return isinstance(x, jax.Array) and _mesh(x) is not None
 
 
+def is_whole(x: Any) -> bool:
+    """Whether x's type says that every device of a mesh holds all of it."""
+    return is_typed(x) and not any(spec(x))
+
+
 def _mesh(x: Any) -> Any:
     if isinstance(x, PartitionSpec):
         return None

@@ -342,8 +342,12 @@ def _shapes_when(init: Callable, params: Any, told: list[tuple], arrays: list) -
 def _dimensions(shape: tuple, of: tuple) -> list[int | None]:
     """For every axis of ``shape`` the axis of the parameter ``of`` that it is, or that it is cut from in blocks.
 
+    A square over one axis [n, n] stands on its other side for the parameter's other axis, so as to be split by it.
+
     >>> _dimensions((10, 4, 6), (4, 6)), _dimensions((6,), (4, 6)), _dimensions((2, 6), (4, 6))
     ([None, 0, 1], [1], [0, 1])
+    >>> _dimensions((4, 4), (4, 6)), _dimensions((6, 6), (4, 6))
+    ([1, 0], [0, 1])
     """
     found: list[int | None] = [None] * len(shape)
     free = list(range(len(of)))
@@ -355,8 +359,13 @@ def _dimensions(shape: tuple, of: tuple) -> list[int | None]:
             found[i] = axis
             free.remove(axis)
     if len(shape) == len(of):
-        for i in free:
-            found[i] = i if found[i] is None and shape[i] > 1 else found[i]
+        matched = {n for n, axis in zip(shape, found, strict=True) if axis is not None}
+        for axis in free:
+            fits = [
+                i for i, n in enumerate(shape) if found[i] is None and (i == axis or n in matched) and n > 1
+            ]
+            if fits:
+                found[axis if axis in fits else fits[0]] = axis
     return found
 
 

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_lite import checks, tree
-from jaxopt_lite.axes import chosen_by_compiler, is_typed
+from jaxopt_lite import checks, sharding, tree
+from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole
 from jaxopt_lite.call import bind, rebuild
 
 
@@ -149,6 +149,7 @@ class Stage(NamedTuple):
     reads_mask: bool
     counters: tuple[str, ...]
     waits: Callable | None
+    together: bool | None = False
     numbers: bool = False  # whether the rule gets arrays that it used to close over with its scalars
 
     @property
@@ -187,6 +188,7 @@ def elementwise(
     reads_mask: bool = False,
     counters: tuple[str, ...] = ("count",),
     waits: Callable | None = None,
+    together: bool | None = False,
 ) -> Transformation:
     """Lift a rule for one leaf to any tree of parameters.
 
@@ -206,6 +208,9 @@ def elementwise(
       counters: the fields of ``state`` that count steps.
       waits: ``waits(slots) -> (on CPUs, everywhere)``, whether a leaf with such slots is to begin only when the one
         before it is done, so that what both need in between does not take memory at once; by default none does.
+      together: the rule takes a stack of matrices, also in its slots, as so many matrices, and on a mesh wants all of
+        one shape as one stack, to share it out (``sharding.rule_by_matrix``); ``None``: it may be given one, since it
+        goes entry by entry.
     """
     width = len([field for field in state._fields if field not in counters])  # type: ignore[attr-defined]
     init = init or (lambda leaf: tuple(tree.zeros(leaf) for _ in range(width)))
@@ -214,7 +219,9 @@ def elementwise(
             "elementwise: mask is for rules without slots, wrap the transformation in masked(...)"
         )
     return lifted(
-        Stage(rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters, waits)
+        Stage(
+            rule, state, init, scalars, reads_params, reads_tree, mask, reads_mask, counters, waits, together
+        )
     )
 
 
@@ -236,6 +243,8 @@ class Group:
         self.stages = stages
         self.reads_params = any(stage.reads_params for stage in stages)
         self.waits = any(stage.waits for stage in stages)
+        together = [stage.together for stage in stages]
+        self.together = True in together and False not in together
         self.name = next((stage.name for stage in stages if stage.reads_params), stages[0].name)
         self.leaf = jax.jit(self._leaf, static_argnums=5)
 
@@ -255,17 +264,31 @@ class Group:
         )
         rows = list(zip(*(self._slots(*pair, treedef) for pair in pairs), strict=True))
         flags = list(zip(*(active(stage.mask, updates, params) for stage in self.stages), strict=True))
-        new: list[tuple] = []
+        new: list = [None] * len(leaves)
         before = None  # the new slots of the last leaf for which the next is to wait
-        for g, p, row, on in zip(leaves, ps, rows, flags, strict=True):
+        for bundle in self._bundles(leaves, ps, rows, flags):
+            g, p, row = _stacked([(leaves[i], ps[i], rows[i]) for i in bundle])
             g, ready = self._in_turn(g, row, before) if self.waits else (g, None)
-            new.append((None, row) if g is None else self.leaf(g, p, scalars, row, ready, on))
-            before = before if ready is None else new[-1][1]
+            done = (None, row) if g is None else self.leaf(g, p, scalars, row, ready, flags[bundle[0]])
+            before = before if ready is None else done[1]
+            for i, part in zip(bundle, _unstacked(done, len(bundle)), strict=True):
+                new[i] = part
         rebuilt = [
             self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
             for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
+
+    def _bundles(self, leaves, ps, rows, flags) -> list[list[int]]:
+        """Which leaves are worked on at once: each alone, or on a mesh as one stack all matrices of one type."""
+        if not (self.together and sharding.on_mesh()):
+            return [[i] for i in range(len(leaves))]
+        bundles: dict = {}
+        for i, (g, *rest, on) in enumerate(zip(leaves, ps, rows, flags, strict=True)):
+            arrays = jax.tree.leaves((g, rest))
+            alone = g is None or jnp.ndim(g) < 2 or all(map(is_whole, arrays))
+            bundles.setdefault(i if alone else (*map(jax.typeof, arrays), on), []).append(i)
+        return list(bundles.values())
 
     def _in_turn(self, g, row, before):
         """The gradient, maybe there only once ``before`` is; and None, or True, which no compiler knows until then."""
@@ -312,6 +335,14 @@ class Group:
     def _rebuild(self, stage, counts, rows, treedef):
         trees = {f: treedef.unflatten([row[k] for row in rows]) for k, f in enumerate(stage.slots)}
         return stage.state(**trees, **counts)
+
+
+def _stacked(trees: list) -> Any:
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _unstacked(tree: Any, count: int) -> list:
+    return [tree] if count == 1 else [jax.tree.map(lambda x, k=k: x[k], tree) for k in range(count)]
 
 
 def active(mask: Any, updates: Any, params: Any) -> list[bool]:

@@ -172,15 +172,22 @@ def muon_shares_its_matrices_out(axis_type):
 
 
 def decompositions_are_shared_out(axis_type):
-    """A stack split by layers never leaves its devices; one split by rows or a lone matrix has the same numbers."""
+    """A stack split by layers never leaves its devices; those split by rows, two leaves or a lone one are as right."""
     mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(axis_type,) * 2)
     layers = P(("data", "fsdp"))
-    cases = [((8, 8, 8), layers), ((8, 8, 8), P(None, "fsdp")), ((8, 8), P("fsdp"))]
+    cases = [
+        (1, (8, 8, 8), layers),
+        (1, (8, 8, 8), P(None, "fsdp")),
+        (2, (8, 8), P("fsdp")),
+        (1, (8, 8), P("fsdp")),
+    ]
     for factory in (optimizers.soap, optimizers.shampoo)[: 2 if axis_type == AxisType.Auto else 1]:
         tx = factory(0.1, precondition_every=2)
-        for shape, spec in cases[: 3 if factory == optimizers.soap else 2]:
-            params = {"kernel": jnp.asarray(RNG.normal(size=shape), jnp.float32)}
-            places = {"kernel": NamedSharding(mesh, spec)}
+        for count, shape, spec in cases[: 4 if factory == optimizers.soap else 2]:
+            random = lambda shape=shape, count=count: [
+                jnp.asarray(RNG.normal(size=shape), jnp.float32) for _ in range(count)
+            ]
+            params, places = random(), [NamedSharding(mesh, spec)] * count
             expected, before = tx.init(params), jax.jit(tx.update)
             with jax.set_mesh(mesh):
                 placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
@@ -189,28 +196,63 @@ def decompositions_are_shared_out(axis_type):
                 update = update.lower(placed, state, placed).compile()
             for _ in range(3):
                 # New ones each time: in its own basis a gradient has zeros, whose rounding errors Adam blows up.
-                grads = {"kernel": jnp.asarray(RNG.normal(size=shape), jnp.float32)}
+                grads = random()
                 got, state = update(jax.device_put(grads, places), state, placed)
                 want, expected = before(grads, expected, params)
-                np.testing.assert_allclose(got["kernel"], want["kernel"], rtol=0, atol=1e-4)
+                for x, y in zip(got, want, strict=True):
+                    np.testing.assert_allclose(x, y, rtol=0, atol=1e-4)
             if spec == layers:
                 assert re.findall(KINDS, update.as_text()) == [], (factory, axis_type)
 
 
-def stacks_split_by_rows_are_exchanged_not_gathered():
-    """Each device gets its whole matrices with their state, and nothing of the others'."""
+def matrices_split_by_rows_are_exchanged_not_gathered():
+    """Each device gets whole matrices with their state, of a stack or of several leaves, and nothing of the others'."""
     mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,)), optimizers.soap(0.1)
-    params = {"kernel": jnp.zeros((8, 16, 32))}
-    places = {"kernel": NamedSharding(mesh, P(None, "fsdp"))}
+    lone = {f"layer{i}": (16, 32) for i in range(8)}
+    for shapes, spec in [
+        ({"stack": (8, 16, 32)}, P(None, "fsdp")),
+        (lone, P("fsdp")),
+        (lone, P(None, "fsdp")),
+    ]:
+        params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+        places = {name: NamedSharding(mesh, spec) for name in shapes}
+        with jax.set_mesh(mesh):
+            placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+            state = jax.jit(tx.init, out_shardings=shardings)(placed)
+            update = jax.jit(lambda *t: tx.update(*t), out_shardings=(places, shardings))
+            text = update.lower(placed, state, placed).compile().as_text()
+        sums = re.findall(r"f32\[([\d,]*)\]\S* (?:all-gather|all-reduce)\(", text)
+        sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in sums]
+        assert max(sizes, default=0) <= 8, (shapes, spec, sums)  # one number a matrix
+        assert "all-to-all" in text
+
+
+def what_every_device_holds_is_not_exchanged():
+    mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Explicit,)), optimizers.soap(0.1)
+    params = [jnp.zeros((16, 32)), jnp.zeros((16, 32))]
     with jax.set_mesh(mesh):
-        placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
-        state = jax.jit(tx.init, out_shardings=shardings)(placed)
-        update = jax.jit(lambda *t: tx.update(*t), out_shardings=(places, shardings))
-        text = update.lower(placed, state, placed).compile().as_text()
-    gathered = re.findall(r"f32\[([\d,]+)\]\S* all-gather\(", text)
-    assert max((np.prod([int(n) for n in shape.split(",")]) for shape in gathered), default=0) <= 8, gathered
-    assert "all-to-all" in text
-    assert "all-reduce" not in text
+        placed = jax.device_put(params, NamedSharding(mesh, P()))
+        text = jax.jit(tx.update).lower(placed, tx.init(placed), placed).compile().as_text()
+    assert re.findall(KINDS, text) == []
+
+
+def a_stack_is_made_only_where_every_rule_takes_one():
+    """Two leaves, and after soap a rule that looks at each of them as a whole."""
+    params = {
+        name: jnp.asarray(RNG.normal(size=(8, 16)) * size, jnp.float32) for name, size in [("a", 1), ("b", 9)]
+    }
+    tx = jol.chain(
+        optimizers.scale_by_soap(), optimizers.add_decayed_weights(0.1), optimizers.scale_by_trust_ratio()
+    )
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    expected, state = tx.init(params), tx.init(params)
+    for _ in range(2):
+        grads = jax.tree.map(lambda x: jnp.asarray(RNG.normal(size=x.shape), jnp.float32), params)
+        want, expected = jax.jit(tx.update)(grads, expected, params)
+        with jax.set_mesh(mesh):
+            got, state = jax.jit(lambda *t: tx.update(*t))(grads, state, params)
+        for name in params:
+            np.testing.assert_allclose(got[name], want[name], rtol=0, atol=1e-4)
 
 
 KINDS = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
@@ -232,6 +274,8 @@ if __name__ == "__main__":
     muon_shares_its_matrices_out(AxisType.Explicit)
     decompositions_are_shared_out(AxisType.Auto)
     decompositions_are_shared_out(AxisType.Explicit)
-    stacks_split_by_rows_are_exchanged_not_gathered()
+    matrices_split_by_rows_are_exchanged_not_gathered()
+    what_every_device_holds_is_not_exchanged()
+    a_stack_is_made_only_where_every_rule_takes_one()
     zero_keeps_a_training_step_whole()
     a_scan_keeps_them()

@@ -17,7 +17,8 @@ class ScaleByScheduleState(NamedTuple):
 
 
 def scalar_stage(name: str, value: Any, combine: Callable, **options: Any) -> Transformation:
-    """A rule ``combine(g, p, value)`` whose value is a Python number, a 0-d array or a schedule of the step."""
+    """A rule ``combine(g, p, value)``, entry by entry, whose value is a number, a 0-d array or a schedule."""
+    options = {"together": None} | options
     if callable(value):
         scheduled = lambda t, updates: jnp.asarray(value(t - 1))
         rule = lambda g, p, s: (combine(g, p, s),)
@@ -50,7 +51,7 @@ def identity():
     def rule(g, p, s):
         return (g,)
 
-    return elementwise(rule)
+    return elementwise(rule, together=None)
 
 
 @transformation

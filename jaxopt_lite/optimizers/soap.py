@@ -79,7 +79,7 @@ def scale_by_soap(
         squares = lambda: [kronecker.empty_side(leaf, n) for n in sides]
         return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(leaf), *squares()
 
-    return elementwise(sharding.rule_by_matrix(rule), SoapState, init=init, scalars=scalars)
+    return elementwise(sharding.rule_by_matrix(rule), SoapState, init=init, scalars=scalars, together=True)
 
 
 def _new_bases(action: Array, mu: Array, nu: Array, averages: tuple, bases: tuple) -> tuple:
@@ -158,11 +158,14 @@ def soap(
 
     The first gradient only builds the basis, from eigenvectors in descending order: its update is 0.
     Leaves of rank < 2 have no basis: plain Adam, from the second step on. In leaves of higher rank the last two
-    axes are the matrix, the others a batch. On a mesh call ``update`` under ``jax.set_mesh``: a batch is then shared
-    out, whole matrices with their state to each device. Nothing is exchanged where it is split over all devices
-    already; where rows or columns are split, gradients and state travel there and back every step (on a mesh of
-    several axes XLA gathers some of it). The averages and bases of a lone matrix are gathered to be refreshed, and if
-    its rows are split, so is the right basis in every step.
+    axes are the matrix, the others a batch.
+
+    On a mesh over which gradients and state are split call ``update`` under ``jax.set_mesh``: each device then works
+    on whole matrices with their state, its share of a batch and of all leaves of one shape. Nothing is exchanged where
+    a batch is split over all devices already; where rows or columns are split, gradients and state travel there and
+    back every step (on a mesh of several automatic axes XLA gathers some of it). A matrix of a shape of its own stays
+    split: its averages and bases are gathered to be refreshed, the right basis also for the products if rows are split.
+    State that each device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 

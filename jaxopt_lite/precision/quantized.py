@@ -217,7 +217,7 @@ def _decoding_stage(stage: Stage) -> Transformation:
         return u, *jax.tree.map(_replaced, slots, tuple(new), is_leaf=is_encoded)
 
     rule.__qualname__ = stage.rule.__qualname__
-    return lifted(stage._replace(rule=rule, waits=_waits))
+    return lifted(stage._replace(rule=rule, waits=_waits, together=False))
 
 
 def _waits(slots: tuple) -> tuple[bool, bool]:
