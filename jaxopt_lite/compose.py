@@ -177,7 +177,7 @@ def freeze(mask: Mask):
     def rule(g, p, s):
         return (jnp.zeros_like(g),)
 
-    return elementwise(rule, mask=mask)
+    return elementwise(rule, mask=mask, together=None)
 
 
 @transformation

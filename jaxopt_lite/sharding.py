@@ -156,7 +156,7 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
 
 
 def rule_by_matrix(rule: Callable) -> Callable:
-    """A leaf rule for matrices [..., m, n] whose every slot begins with their batch, shared out as by ``by_matrix``.
+    """A leaf rule for matrices [..., m, n], shared out as by ``by_matrix``. Slots begin with the batch; p is not read.
 
     Each device works on whole matrices and their state, which an exchange brings where rows or columns are split:
     XLA would gather the whole stack for the products. A lone matrix stays as it is split.
@@ -165,7 +165,7 @@ def rule_by_matrix(rule: Callable) -> Callable:
     def shared(g, p, s, *slots):
         if math.prod(g.shape[:-2]) < 2:
             return rule(g, p, s, *slots)
-        return by_matrix(lambda g, *slots: rule(g, p, s, *slots), g, *slots)
+        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots)
 
     shared.__qualname__ = rule.__qualname__
     return shared

@@ -338,11 +338,19 @@ class Group:
 
 
 def _stacked(trees: list) -> Any:
-    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """The leaves as one stack, behind the batch of the first, which may be split."""
+    if len(trees) == 1:
+        return trees[0]
+    axis = trees[0][0].ndim - 2
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
 
 
-def _unstacked(tree: Any, count: int) -> list:
-    return [tree] if count == 1 else [jax.tree.map(lambda x, k=k: x[k], tree) for k in range(count)]
+def _unstacked(done: Any, count: int) -> list:
+    """Undo ``_stacked``."""
+    if count == 1:
+        return [done]
+    before = (slice(None),) * (done[0].ndim - 3)
+    return [jax.tree.map(lambda x, k=k: x[(*before, k)], done) for k in range(count)]
 
 
 def active(mask: Any, updates: Any, params: Any) -> list[bool]:

@@ -177,13 +177,14 @@ def decompositions_are_shared_out(axis_type):
     layers = P(("data", "fsdp"))
     cases = [
         (1, (8, 8, 8), layers),
+        (2, (8, 8, 8), layers),
         (1, (8, 8, 8), P(None, "fsdp")),
         (2, (8, 8), P("fsdp")),
         (1, (8, 8), P("fsdp")),
     ]
     for factory in (optimizers.soap, optimizers.shampoo)[: 2 if axis_type == AxisType.Auto else 1]:
         tx = factory(0.1, precondition_every=2)
-        for count, shape, spec in cases[: 4 if factory == optimizers.soap else 2]:
+        for count, shape, spec in cases[: 5 if factory == optimizers.soap else 3]:
             random = lambda shape=shape, count=count: [
                 jnp.asarray(RNG.normal(size=shape), jnp.float32) for _ in range(count)
             ]
@@ -207,7 +208,8 @@ def decompositions_are_shared_out(axis_type):
 
 def matrices_split_by_rows_are_exchanged_not_gathered():
     """Each device gets whole matrices with their state, of a stack or of several leaves, and nothing of the others'."""
-    mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,)), optimizers.soap(0.1)
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    tx = jol.chain(jol.clip_by_global_norm(1.0), optimizers.soap(0.1))
     lone = {f"layer{i}": (16, 32) for i in range(8)}
     for shapes, spec in [
         ({"stack": (8, 16, 32)}, P(None, "fsdp")),
@@ -221,13 +223,14 @@ def matrices_split_by_rows_are_exchanged_not_gathered():
             state = jax.jit(tx.init, out_shardings=shardings)(placed)
             update = jax.jit(lambda *t: tx.update(*t), out_shardings=(places, shardings))
             text = update.lower(placed, state, placed).compile().as_text()
-        sums = re.findall(r"f32\[([\d,]*)\]\S* (?:all-gather|all-reduce)\(", text)
-        sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in sums]
+        sums = re.findall(r" = (.*) (?:all-gather|all-reduce)(?:-start)?\(", text)
+        results = re.findall(r"\w+\[([\d,]*)\]", " ".join(sums))
+        sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in results]
         assert max(sizes, default=0) <= 8, (shapes, spec, sums)  # one number a matrix
         assert "all-to-all" in text
 
 
-def what_every_device_holds_is_not_exchanged():
+def leaves_that_every_device_holds_are_not_exchanged():
     mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Explicit,)), optimizers.soap(0.1)
     params = [jnp.zeros((16, 32)), jnp.zeros((16, 32))]
     with jax.set_mesh(mesh):
@@ -275,7 +278,7 @@ if __name__ == "__main__":
     decompositions_are_shared_out(AxisType.Auto)
     decompositions_are_shared_out(AxisType.Explicit)
     matrices_split_by_rows_are_exchanged_not_gathered()
-    what_every_device_holds_is_not_exchanged()
+    leaves_that_every_device_holds_are_not_exchanged()
     a_stack_is_made_only_where_every_rule_takes_one()
     zero_keeps_a_training_step_whole()
     a_scan_keeps_them()

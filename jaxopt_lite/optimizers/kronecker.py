@@ -44,19 +44,20 @@ def average(g: Array, left: Array, right: Array, scale: Array, b2: Any) -> tuple
 
 
 def both_sides(left: Array, x: Array, right: Array, adjoint: str | None = None) -> Array:
-    """L·X·R, where a side of size 0 stands for the identity; the cheaper order of the two products.
+    """L·X·R, where a side of size 0 stands for the identity.
 
     With ``adjoint="left"`` Lᴴ·X·R, with ``"right"`` L·X·Rᴴ, read as they lie: a transposed copy takes time, and on
     a mesh it is gathered once more.
     """
-    on_left, on_right = "...ij,...jk->...ik", "...ij,...jk->...ik"
-    if adjoint == "left":
-        left, on_left = left.conj(), "...ji,...jk->...ik"
-    if adjoint == "right":
-        right, on_right = right.conj(), "...ij,...kj->...ik"
-    first = lambda x: jnp.einsum(on_left, left, x) if left.size else x
-    second = lambda x: jnp.einsum(on_right, x, right) if right.size else x
-    return first(second(x)) if left.size > right.size else second(first(x))
+    if left.size and adjoint == "left":
+        x = jnp.einsum("...ji,...jk->...ik", left.conj(), x)
+    elif left.size:
+        x = left @ x
+    if right.size and adjoint == "right":
+        x = jnp.einsum("...ij,...kj->...ik", x, right.conj())
+    elif right.size:
+        x = x @ right
+    return x
 
 
 def orthogonal_factor(x: Array) -> Array:

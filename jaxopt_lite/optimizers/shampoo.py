@@ -148,7 +148,8 @@ def shampoo(
     Each block of a matrix has its own L, R and norms. The roots are taken in steps 1, 1 + k, 1 + 2k, …. Aₜ is
     Adam's direction with the same decays, or M̂ₜ; without grafting Uₜ = −η·(Dₜ + λ·Pₜ). Leaves of rank < 2 take
     Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch. On a mesh call ``update``
-    under ``jax.set_mesh``: a batch is then shared out as by ``soap``, the blocks of a lone matrix to be decomposed.
+    under ``jax.set_mesh``: each device then works on whole matrices of a batch, with their state, and decomposes its
+    share of the blocks of any other matrix, of which XLA gathers what the products need.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

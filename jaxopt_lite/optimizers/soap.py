@@ -164,7 +164,7 @@ def soap(
     on whole matrices with their state, its share of a batch and of all leaves of one shape. Nothing is exchanged where
     a batch is split over all devices already; where rows or columns are split, gradients and state travel there and
     back every step (on a mesh of several automatic axes XLA gathers some of it). A matrix of a shape of its own stays
-    split: its averages and bases are gathered to be refreshed, the right basis also for the products if rows are split.
+    split; of it XLA gathers what each product needs, one basis included, and to refresh them the averages and bases.
     State that each device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.

@@ -40,10 +40,11 @@ def tile_of(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, ...]:
 def block_max(x: Array, tile: tuple[int, ...]) -> Array:
     """The largest |x| of each tile; NaN where it has a NaN.
 
-    Compared as integers: the bits of floats ≥ 0 are ordered as the floats are, with NaN above inf (XLA's maximum of
-    floats may pass over it).
+    Compared as integers: the bits of floats without their sign are ordered as the floats are, with NaN above inf (XLA's
+    maximum of floats may pass over it, and its ``abs`` leave the sign of a NaN).
     """
-    bits = lax.bitcast_convert_type(jnp.abs(x), {4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize])
+    integer = {4: jnp.int32, 8: jnp.int64}[x.dtype.itemsize]
+    bits = lax.bitcast_convert_type(x, integer) & jnp.iinfo(integer).max
     counts = [-(-n // b) for n, b in zip(x.shape, tile, strict=True)]
     missing = [(0, c * b - n) for c, n, b in zip(counts, x.shape, tile, strict=True)]
     if any(high for _, high in missing):

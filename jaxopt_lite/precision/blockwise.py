@@ -1,4 +1,4 @@
-"""Codecs of 4 and 8 bits: small numbers, and one float32 scale for each tile of 8 × 128 entries.
+"""Codecs of 4 and 8 bits: small numbers, and one float32 scale for each block [1], here a tile of 8 × 128 entries.
 
 [1] Dettmers, Lewis, Shleifer, Zettlemoyer, "8-bit Optimizers via Block-wise Quantization", ICLR 2022,
     arXiv:2110.02861, Sec. 2.
@@ -36,11 +36,12 @@ def int8_codec(block: tuple[int, int] = (8, 128)):
     x̂ = ±s · (q/127)²
     ```
 
-    1 byte an entry and 4 a tile. |x̂ − x| ≤ s/127 near s, s/64,516 near 0; s itself and 0 come back exactly. (A grid
-    as coarse near 0 as the one in [2], s/508, makes noise of first moments that are small in their tile.) Scales are
-    float32 in value and range, so this holds for tiles from 1e-37 to 1e38 (smaller ones become 0). A NaN or inf makes
-    its whole tile NaN. With a key, which ``quantize_state`` gives, rounding is stochastic: right on average. An
-    average rounded to nearest stands still while a step changes it by less than half a code.
+    1 byte an entry and 4 a tile. Rounded to nearest, |x̂ − x| ≤ s/127 near s, s/64,516 near 0; s itself and 0 come back
+    exactly. (A grid as coarse near 0 as the one in [2], s/508, makes noise of first moments that are small in their
+    tile.) Scales are float32 in value and range (float64 for float64), so this holds for tiles up to 3e38, down to
+    what XLA takes for 0, 1.2e-38. A NaN or inf makes its whole tile NaN. With a key, which ``quantize_state`` gives,
+    rounding is stochastic: twice as far off at most, right on average. An average rounded to nearest stands still while
+    a step changes it by less than half a code.
 
     Args:
       block: rows and columns of a tile of the last two axes; see ``blocks.tile_of`` for other arrays.
@@ -48,7 +49,7 @@ def int8_codec(block: tuple[int, int] = (8, 128)):
     Raises ``ValueError`` unless ``block`` is two positive ints.
 
     >>> int8_codec().decode(int8_codec().encode(jnp.array([1e30, -5e29, 0.0]))).tolist()
-    [1.0000000150474662e+30, -5.029585890147169e+29, 0.0]
+    [1.0000000150474662e+30, -5.0220104587300086e+29, 0.0]
     """
     return _signed_codec(check_block("int8_codec", block), Grid(127, least=0, power=1), packed=False)
 
@@ -141,8 +142,9 @@ def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
 def fp8_codec(block: tuple[int, int] = (8, 128)):
     """Eight-bit floats (e4m3: 4 bits of exponent, 3 of mantissa) of 448·x/s, s the tile's largest |x|.
 
-    1 byte an entry and 4 a tile. |x̂ − x| ≤ |x|/16 down to s/28,672, s/458,752 below; s and 0 come back exactly. A NaN
-    or inf makes its whole tile NaN. The bits are stored as uint8, which every checkpoint format knows.
+    1 byte an entry and 4 a tile. |x̂ − x| ≤ |x|/16 down to s/28,672, s/458,752 below; s and 0 come back exactly, if s
+    is at least 6e-36 (in an array of one tile XLA takes s/448 first). A NaN or inf makes its whole tile NaN. The bits
+    are stored as uint8, which every checkpoint format knows.
 
     >>> fp8_codec().decode(fp8_codec().encode(jnp.array([448.0, -115.0, 0.0]))).tolist()
     [448.0, -112.0, 0.0]

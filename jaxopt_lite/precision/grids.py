@@ -32,8 +32,13 @@ def tile_scale(x: Array, block: tuple[int, int]) -> Array:
 
 
 def fractions(x: Array, scale: Array, block: tuple[int, int]) -> Array:
-    """Every entry over its tile's scale; 0 in a tile of zeros."""
-    return x / spread(jnp.where(scale == 0, 1, scale), x.shape, tile_of(x.shape, block))
+    """Every x over its tile's scale; ±1 at the scale itself, 0 in a tile of zeros.
+
+    Multiplied twice by 1/√s, which no scale makes 0 or inf as XLA's 1/s is for the largest and the smallest.
+    """
+    whole = lambda of_tiles: spread(of_tiles, x.shape, tile_of(x.shape, block))
+    root = whole(1 / jnp.sqrt(jnp.where(scale == 0, 1, scale)))
+    return jnp.where(jnp.abs(x) < whole(scale), (x * root) * root, jnp.sign(x))
 
 
 def codes(x: Array, scale: Array, grid: Grid, block: tuple[int, int], key: Any) -> Array:

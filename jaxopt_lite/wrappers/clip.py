@@ -26,7 +26,7 @@ def clip(max_delta: Scalar):
     def rule(g, p, s):
         return (jnp.clip(g, -max_delta, max_delta),)
 
-    return elementwise(rule)
+    return elementwise(rule, together=None)
 
 
 @transformation
@@ -64,4 +64,4 @@ def clip_by_global_norm(max_norm: Scalar, *, axis_name: Any = None):
             g * factor,
         )  # one number computed beforehand, so that XLA fuses the product into what follows
 
-    return elementwise(rule, scalars=scalars, reads_tree=True)
+    return elementwise(rule, scalars=scalars, reads_tree=True, together=None)

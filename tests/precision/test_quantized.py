@@ -146,7 +146,7 @@ def test_init_encodes_while_it_runs_not_while_it_compiles_and_makes_no_wide_copy
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_on_a_cpu_leaves_are_worked_on_one_after_the_other(codec):
-    """The temporaries of twenty leaves are those of one, and that is not decoded to memory: under 5 % of 260."""
+    """The temporaries of twenty leaves are those of one, and no moment is decoded to memory: 5 % of float32 state."""
     tx = jol.quantize_state(jol.adamw(1e-3), codec)
     params = [jax.ShapeDtypeStruct((256, 256), jnp.float32)] * 20
     temporaries = users.compiled_step(tx, params).memory_analysis().temp_size_in_bytes
