@@ -56,14 +56,15 @@ def int8_codec(block: tuple[int, int] = (8, 128)):
 
 @codec
 def int4_codec(block: tuple[int, int] = (8, 128)):
-    """Like ``int8_codec`` with q = round(7·√(|x|/s)), two entries to a byte.
+    """Like ``int8_codec`` with x̂ = ±s · q(q + 5)/84, q from 0 to 7, two entries to a byte.
 
-    ½ byte an entry and 4 a tile. |x̂ − x| ≤ s/7 near s, s/196 near 0.
+    ½ byte an entry and 4 a tile. |x̂ − x| ≤ s/9 near s, s/30 near 0: more even than squares, which are a tenth less
+    exact for normal numbers.
 
     >>> int4_codec().encode(jnp.ones((16, 128))).numbers.pairs.nbytes
     1024
     """
-    return _signed_codec(check_block("int4_codec", block), Grid(7, least=0, power=1), packed=True)
+    return _signed_codec(check_block("int4_codec", block), Grid(7, least=0, power=1, a=5), packed=True)
 
 
 @codec
@@ -79,7 +80,7 @@ def uint8_sqrt_codec(block: tuple[int, int] = (8, 128)):
     comes back exactly. A negative entry, NaN or inf makes its whole tile NaN. With a key, v̂ is right on average.
 
     >>> uint8_sqrt_codec().decode(uint8_sqrt_codec().encode(jnp.array([4.0, 1e-20, 0.0]))).tolist()
-    [4.0, 9.46017930658627e-10, 0.0]
+    [4.0, 9.46017708614022e-10, 0.0]
     """
     return _root_codec(check_block("uint8_sqrt_codec", block), Grid(255, least=1, power=2), packed=False)
 
@@ -89,7 +90,7 @@ def uint4_sqrt_codec(block: tuple[int, int] = (8, 128)):
     """Like ``uint8_sqrt_codec`` with q = round(15·√(√v/s)), two entries to a byte: √v̂ from s/225 to s.
 
     >>> uint4_sqrt_codec().decode(uint4_sqrt_codec().encode(jnp.array([4.0, 1e-20, 0.0]))).tolist()
-    [4.0, 7.901236676843837e-05, 0.0]
+    [4.0, 7.901235221652314e-05, 0.0]
     """
     return _root_codec(check_block("uint4_sqrt_codec", block), Grid(15, least=1, power=2), packed=True)
 

@@ -11,18 +11,27 @@ from jaxopt_lite.types import Array
 
 
 class Grid(NamedTuple):
-    """Codes 0 … top for fractions t of a tile's largest: q = top·√t, finer near 0; no division to decode.
+    """Codes 0 … top for fractions of a tile's largest, finer near 0: t = q(q + a)/(top(top + a)).
 
-    (On a CPU XLA repeats a product where it is read again, but stores a quotient.)
+    No division by q: on a CPU XLA repeats a product where it is read again, but stores a quotient.
     """
 
     top: int
     least: int  # the code of the smallest fraction above 0
     power: int  # of the fraction, which random rounding keeps right on average
+    a: int = 0  # the larger, the more even
+
+    def weight(self, code: Any) -> Any:
+        """q(q + a), in proportion to what a code stands for."""
+        return code * (code + self.a)
 
     def fraction(self, code: Array) -> Array:
         """What a code stands for."""
-        return jnp.square(code / self.top)
+        return self.weight(code) / self.weight(self.top)
+
+    def code(self, fraction: Array) -> Array:
+        """Undo ``fraction``: between two codes where it is none's."""
+        return jnp.sqrt(fraction * self.weight(self.top) + self.a**2 / 4) - self.a / 2
 
 
 def tile_scale(x: Array, block: tuple[int, int]) -> Array:
@@ -46,12 +55,13 @@ def codes(x: Array, scale: Array, grid: Grid, block: tuple[int, int], key: Any) 
 
     With a key it is rounded up with the probability by which what it stands for is right on average.
     """
-    code = grid.top * jnp.sqrt(fractions(x, scale, block))
+    code = grid.code(fractions(x, scale, block))
     if key is None:
         code = jnp.round(code)
     else:
-        low, k = jnp.floor(code), 2 * grid.power  # a fraction's power is proportional to qᵏ
-        code = low + (dither(key, x.shape) * ((low + 1) ** k - low**k) < code**k - low**k)
+        low = jnp.floor(code)
+        below, here, above = (grid.weight(q) ** grid.power for q in (low, code, low + 1))
+        code = low + (dither(key, x.shape) * (above - below) < here - below)
     return jnp.where(x > 0, jnp.clip(code, grid.least, grid.top), 0)
 
 

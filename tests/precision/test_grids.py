@@ -7,7 +7,7 @@ import pytest
 
 from jaxopt_lite.precision.grids import Grid, codes, squares, tile_scale
 
-GRIDS = [Grid(127, 0, 1), Grid(7, 0, 1), Grid(255, 1, 2), Grid(15, 1, 2)]
+GRIDS = [Grid(127, 0, 1), Grid(7, 0, 1, 5), Grid(7, 0, 1), Grid(255, 1, 2), Grid(15, 1, 2)]
 
 
 @pytest.mark.parametrize("grid", GRIDS)
