@@ -2,11 +2,8 @@
 
 [1] Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
     SC 2020, arXiv:1910.02054, section 5.1.
-[2] Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982, section 2.3.
 """
 
-import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_lite import tree
 from jaxopt_lite.axes import names_of
+from jaxopt_lite.shares import count
 from jaxopt_lite.types import GradientTransformation, Params
-
-try:
-    from jax.experimental.shard_alike import shard_alike
-except ImportError:  # jax 0.12 is without it; `out_shardings` of a jitted step keep a state there
-    shard_alike = lambda x, y: (x, y)
 
 __all__ = ["state_shardings", "zero_shardings"]
 
@@ -37,6 +30,7 @@ def state_shardings(tx: GradientTransformation, params: Params, param_shardings:
     ```
     like its parameter (a moment)             the parameter's own spec
     its rows, columns, blocks, a stack of it  that spec on the axes that it shares with the parameter
+    a stack of squares (Shampoo's blocks)     the spec's mesh axes on the first axis that each of them divides
     a scalar, or of no one parameter          replicated
     ```
 
@@ -102,102 +96,6 @@ def zero_shardings(tx: GradientTransformation, params: Params, mesh: Mesh, axis:
     return _map_state(tx, shapes, shardings, lambda array: _spread(array.shape, (), mesh, axes))
 
 
-def on_mesh() -> bool:
-    """Whether there are several devices to share work out to: under ``jax.set_mesh``, outside ``shard_map``."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and not mesh.manual_axes and mesh.size > 1
-
-
-def share_out(f: Callable, stack: jax.Array) -> jax.Array:
-    """``f`` of a stack of matrices [batch, m, n], of which each device computes whole ones, its share [2].
-
-    One exchange brings every device its matrices, whose rows or columns are spread over the mesh, and one takes the
-    results back; in between there is no communication. A single matrix goes to all devices. Off a mesh it is
-    ``f(stack)``.
-    """
-    if not on_mesh() or not stack.size:
-        return f(stack)
-    mesh = jax.sharding.get_abstract_mesh()
-    dimension, axes = _shares(mesh, stack.shape)
-    extra = -len(stack) % _count(mesh, axes)
-    spread = PartitionSpec(*(axes or None if i == dimension else None for i in range(3)))
-
-    def local(part):
-        if not axes:
-            return f(part)
-        whole = jax.lax.all_to_all(part, axes, 0, dimension, tiled=True)
-        return jax.lax.all_to_all(f(whole), axes, dimension, 0, tiled=True)
-
-    placed = jnp.pad(stack, ((0, extra), (0, 0), (0, 0)))
-    placed = jax.sharding.reshard(placed, spread) if mesh.explicit_axes else placed
-    done = jax.shard_map(local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(placed)
-    done = jax.sharding.reshard(done, jax.typeof(stack).sharding) if mesh.explicit_axes else done
-    return done[: len(stack)]
-
-
-def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
-    """``f`` of stacks of matrices [..., m, n], each of which one device computes whole.
-
-    For decompositions: XLA would gather their operands on every device. Where the stacks are split along their first
-    axis already, as many as there are devices, nothing is exchanged. A single matrix goes to all devices. Off a mesh
-    it is ``f(*stacks)``. Behind the batch, which is the first stack's, the others and the results may have any axes.
-    """
-    batch = stacks[0].shape[:-2]
-    if not on_mesh() or not stacks[0].size:
-        return f(*stacks)
-    mesh, count = jax.sharding.get_abstract_mesh(), math.prod(batch)
-    axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, count))
-    extra = -count % _count(mesh, axes)
-    flat = [x.reshape(count, *x.shape[len(batch) :]) for x in stacks]
-    padded = [jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in flat] if extra else flat
-    spread = PartitionSpec(tuple(name for name in mesh.axis_names if name in axes) or None)
-    done = jax.shard_map(f, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(*padded)
-    return jax.tree.map(lambda x: x[:count].reshape(*batch, *x.shape[1:]), done)
-
-
-def rule_by_matrix(rule: Callable) -> Callable:
-    """A leaf rule for matrices [..., m, n], shared out as by ``by_matrix``. Slots begin with the batch; p is not read.
-
-    Each device works on whole matrices and their state, which an exchange brings where rows or columns are split:
-    XLA would gather the whole stack for the products. A lone matrix stays as it is split.
-    """
-
-    def shared(g, p, s, *slots):
-        if math.prod(g.shape[:-2]) < 2:
-            return rule(g, p, s, *slots)
-        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots)
-
-    shared.__qualname__ = rule.__qualname__
-    return shared
-
-
-def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``y`` where ``x`` lies, whatever ``share_out`` makes of it later; where types tell it is there already."""
-    typed = jax.sharding.get_abstract_mesh().explicit_axes
-    return shard_alike(x, y)[1] if on_mesh() and not typed else y
-
-
-def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:
-    """Which dimension of [batch, m, n] is exchanged for the batch, and the mesh axes over which the batch is split.
-
-    The smallest shares, then the fewest parts; inner axes first, since the outer ones often hold copies.
-    """
-    fits = [(i, axes) for axes in _subsets(mesh) for i in (1, 2) if shape[i] % _count(mesh, axes) == 0]
-    return min(fits, key=lambda fit: _load(mesh, fit[1], shape[0]))
-
-
-def _subsets(mesh: Any) -> list[tuple]:
-    """All choices of mesh axes, the smallest and innermost first."""
-    names = mesh.axis_names[::-1]
-    return [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
-
-
-def _load(mesh: Any, axes: tuple, matrices: int) -> tuple[int, int]:
-    """How many matrices the busiest device has when they are split over ``axes``, and into how many parts."""
-    parts = _count(mesh, axes)
-    return -(-matrices // parts), parts
-
-
 def _like_array(leaf: Any) -> Any:
     return leaf if hasattr(leaf, "shape") else jnp.asarray(leaf)
 
@@ -240,7 +138,7 @@ def _spread(shape: tuple, spec: tuple, mesh: Mesh, axes: tuple) -> NamedSharding
     """``spec`` with the mesh ``axes`` on a dimension that they divide: a free one, in whole tiles, the longest."""
     entries = [names_of(entry) for entry in (*spec, *(None,) * (len(shape) - len(spec)))]
     added = tuple(name for name in axes if all(name not in names for names in entries))
-    parts = [_count(mesh, (*names, *added)) for names in entries]
+    parts = [count(mesh, (*names, *added)) for names in entries]
     fits = [i for i, (n, k) in enumerate(zip(shape, parts, strict=True)) if n and n % k == 0]
     if added and fits:
         tile = dict(zip(reversed(range(len(shape))), TILE, strict=False))
@@ -248,11 +146,6 @@ def _spread(shape: tuple, spec: tuple, mesh: Mesh, axes: tuple) -> NamedSharding
         best = max(fits, key=lambda i: (not entries[i], in_tiles(i), shape[i]))
         entries[best] = (*entries[best], *added)
     return _named(mesh, entries)
-
-
-def _count(mesh: Any, names: tuple) -> int:
-    """Into how many parts mesh axes split a dimension."""
-    return math.prod(mesh.shape[name] for name in names)
 
 
 def _map_state(tx: Any, params: Any, shardings: list, otherwise: Callable) -> Any:
@@ -267,7 +160,8 @@ def _map_state(tx: Any, params: Any, shardings: list, otherwise: Callable) -> An
         if owner is None or not array.shape:
             return otherwise(array)
         pair = (array.shape, leaves[owner].shape) if shape is None else (shape, told[owner])
-        return _placed(array.shape, _dimensions(*pair), shardings[owner])
+        more = len(array.shape) > len(leaves[owner].shape)
+        return _placed(array.shape, _dimensions(*pair), shardings[owner], more)
 
     return jax.tree.unflatten(treedef, [place(*row) for row in zip(arrays, owners, shapes, strict=True)])
 
@@ -342,16 +236,18 @@ def _shapes_when(init: Callable, params: Any, told: list[tuple], arrays: list) -
 def _dimensions(shape: tuple, of: tuple) -> list[int | None]:
     """For every axis of ``shape`` the axis of the parameter ``of`` that it is, or that it is cut from in blocks.
 
-    A square over one axis [n, n] stands on its other side for the parameter's other axis, so as to be split by it.
+    A square over one axis [n, n] stands on its other side for the parameter's other axis, so as to be split by it;
+    the squares of blocks [..., n, n] are no axis of it.
 
     >>> _dimensions((10, 4, 6), (4, 6)), _dimensions((6,), (4, 6)), _dimensions((2, 6), (4, 6))
     ([None, 0, 1], [1], [0, 1])
-    >>> _dimensions((4, 4), (4, 6)), _dimensions((6, 6), (4, 6))
-    ([1, 0], [0, 1])
+    >>> _dimensions((4, 4), (4, 6)), _dimensions((6, 6), (4, 6)), _dimensions((3, 4, 4), (4, 6))
+    ([1, 0], [0, 1], [None, None, None])
     """
     found: list[int | None] = [None] * len(shape)
     free = list(range(len(of)))
-    for i in reversed(range(len(shape))):  # from the last, since stacks are made along the first
+    blocks = len(shape) > max(len(of), 2) and shape[-1] == shape[-2]
+    for i in reversed(range(len(shape) - 2 * blocks)):  # from the last, since stacks are made along the first
         same = [j for j in free if of[j] == shape[i] > 1]
         aligned = i + len(of) - len(shape)
         if same:
@@ -369,12 +265,19 @@ def _dimensions(shape: tuple, of: tuple) -> list[int | None]:
     return found
 
 
-def _placed(shape: tuple, dimensions: list[int | None], like: NamedSharding) -> NamedSharding:
-    """The spec of ``like`` on the axes that are its parameter's, or as much of it as divides them."""
+def _placed(shape: tuple, dimensions: list[int | None], like: NamedSharding, more: bool) -> NamedSharding:
+    """The spec of ``like`` on the axes that are its parameter's, or as much of it as divides them.
+
+    Where there are ``more`` axes than the parameter has, as in blocks, what is left goes to the first that it divides.
+    """
     spec, entries = dict(enumerate(map(names_of, like.spec))), []
     for n, axis in zip(shape, dimensions, strict=True):
         names = () if axis is None else spec.get(axis, ())
-        while n % _count(like.mesh, names):
+        while n % count(like.mesh, names):
             names = names[:-1]
         entries.append(names)
+    for names in spec.values() if more else ():
+        free = [i for i, n in enumerate(shape) if n and not entries[i] and n % count(like.mesh, names) == 0]
+        if free and not any(set(names) & set(taken) for taken in entries):
+            entries[free[0]] = names
     return _named(like.mesh, entries, like.memory_kind)

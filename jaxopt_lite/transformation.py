@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_lite import checks, sharding, tree
-from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole
+from jaxopt_lite import checks, shares, tree
+from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole, leading
 from jaxopt_lite.call import bind, rebuild
 
 
@@ -209,7 +209,7 @@ def elementwise(
       waits: ``waits(slots) -> (on CPUs, everywhere)``, whether a leaf with such slots is to begin only when the one
         before it is done, so that what both need in between does not take memory at once; by default none does.
       together: the rule takes a stack of matrices, also in its slots, as so many matrices, and on a mesh wants all of
-        one shape as one stack, to share it out (``sharding.rule_by_matrix``); ``None``: it may be given one, since it
+        one shape as one stack, to share it out (``shares.rule_by_matrix``); ``None``: it may be given one, since it
         goes entry by entry.
     """
     width = len([field for field in state._fields if field not in counters])  # type: ignore[attr-defined]
@@ -246,7 +246,7 @@ class Group:
         together = [stage.together for stage in stages]
         self.together = True in together and False not in together
         self.name = next((stage.name for stage in stages if stage.reads_params), stages[0].name)
-        self.leaf = jax.jit(self._leaf, static_argnums=5)
+        self.leaf = jax.jit(self._leaf, static_argnums=(5, 6))
 
     def update(self, updates: Any, states: list, params: Any) -> tuple[Any, list]:
         """One step: the scalars once, then the joined rule on every leaf that has a gradient."""
@@ -269,7 +269,8 @@ class Group:
         for bundle in self._bundles(leaves, ps, rows, flags):
             g, p, row = _stacked([(leaves[i], ps[i], rows[i]) for i in bundle])
             g, ready = self._in_turn(g, row, before) if self.waits else (g, None)
-            done = (None, row) if g is None else self.leaf(g, p, scalars, row, ready, flags[bundle[0]])
+            many = len(bundle) > 1
+            done = (None, row) if g is None else self.leaf(g, p, scalars, row, ready, flags[bundle[0]], many)
             before = before if ready is None else done[1]
             for i, part in zip(bundle, _unstacked(done, len(bundle)), strict=True):
                 new[i] = part
@@ -280,13 +281,16 @@ class Group:
         return treedef.unflatten([u for u, _ in new]), rebuilt
 
     def _bundles(self, leaves, ps, rows, flags) -> list[list[int]]:
-        """Which leaves are worked on at once: each alone, or on a mesh as one stack all matrices of one type."""
-        if not (self.together and sharding.on_mesh()):
+        """Which leaves are worked on at once: each alone, or on a mesh as one stack all matrices of one type.
+
+        A batch that the devices divide is shared out as it is.
+        """
+        if not (self.together and shares.on_mesh()):
             return [[i] for i in range(len(leaves))]
         bundles: dict = {}
         for i, (g, *rest, on) in enumerate(zip(leaves, ps, rows, flags, strict=True)):
             arrays = jax.tree.leaves((g, rest))
-            alone = g is None or jnp.ndim(g) < 2 or all(map(is_whole, arrays))
+            alone = g is None or jnp.ndim(g) < 2 or all(map(is_whole, arrays)) or any(map(_has_batch, arrays))
             bundles.setdefault(i if alone else (*map(jax.typeof, arrays), on), []).append(i)
         return list(bundles.values())
 
@@ -301,9 +305,14 @@ class Group:
             g, before = jax.lax.optimization_barrier((g, before))
         return g, tree.known_late(before)
 
-    def _leaf(self, g, p, scalars, row, ready, active):
-        """The stages' rules on one leaf; what comes out lies where the gradient and the old state do."""
-        rules = lambda *arrays: self._rules(active, *arrays)
+    def _leaf(self, g, p, scalars, row, ready, active, stacked):
+        """The stages' rules on one leaf, or a stack; what comes out lies where the gradient and the old state do."""
+        how = self._shares(g, (g, p, row), stacked)
+
+        def rules(g, p, scalars, row):
+            whole = lambda g, p, row: self._rules(active, g, p, scalars, row)
+            return (whole if how is None else shares.in_shares(whole, *how))(g, p, row)
+
         work = lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row)
         if ready is None:
             return work()
@@ -311,6 +320,16 @@ class Group:
         # On a CPU XLA gives memory of its own to all work that could be done at once, and control flow is done in turn.
         alone = lambda: jax.lax.cond(ready, work, lambda: (jnp.zeros_like(g), row))
         return jax.lax.platform_dependent(cpu=alone, default=work)
+
+    def _shares(self, g, arrays, stacked) -> tuple | None:
+        """Along which axis to share matrices out, over which mesh axes, where that is known before the rules run."""
+        if not (self.together and shares.on_mesh()):
+            return None
+        if all(map(is_whole, jax.tree.leaves(arrays))):
+            return 0, ()  # every device does everything
+        axis = shares.divided(g.shape[:-2], shares.devices())
+        by_row_or_column = stacked or (is_typed(g) and not any(leading(g, g.ndim - 2)))
+        return (axis,) if by_row_or_column and axis is not None else None
 
     def _rules(self, active, g, p, scalars, row):
         """The rules one after the other, in float32 or better from end to end."""
@@ -343,6 +362,11 @@ def _stacked(trees: list) -> Any:
         return trees[0]
     axis = trees[0][0].ndim - 2
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
+
+
+def _has_batch(x: Any) -> bool:
+    """Whether x is a batch of matrices that the devices of the mesh divide."""
+    return shares.divided(x.shape[:-2], shares.devices()) is not None
 
 
 def _unstacked(done: Any, count: int) -> list:

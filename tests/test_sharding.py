@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers
 from jaxopt_lite.precision import quantize_state
-from jaxopt_lite.sharding import _shares, on_mesh, share_out, state_shardings, zero_shardings
+from jaxopt_lite.sharding import state_shardings, zero_shardings
 
 MESH = AbstractMesh((4, 2), ("data", "model"))
 
@@ -78,6 +78,23 @@ def test_blocks_and_broadcast_axes():
     assert (small.numbers, small.scale) == (P("data", "model"), P(None, "model"))  # 3 tiles on 4 devices
     memory = found(optax.lbfgs(), shape(12, 8), ("data", "model"))[0]
     assert memory.diff_params_memory == P(None, "data", "model")
+
+
+def test_squares_beside_a_matrix():
+    """A device has its share of them, also where only the other side of the matrix is split."""
+    rows, columns = (found(optimizers.soap(0.1), shape(256, 512), s)[0] for s in [("data",), (None, "data")])
+    assert rows.left == rows.left_basis == columns.right == P(None, "data")
+    assert rows.right == columns.left == columns.left_basis == P("data")
+    for spec in [("data", "model"), ("data",), (None, "data")]:
+        state = found(optimizers.shampoo(0.1, block_size=64), shape(256, 512), spec)[0]
+        expected = P(
+            *filter(None, spec)
+        )  # 32 blocks, of which the spec's first name takes some, and rows in them
+        assert state.left == state.right == state.left_root == state.right_root == expected
+    state = found(optimizers.shampoo(0.1), shape(256, 512), ("data", "model"))[0]  # one block
+    assert state.left == state.right_root == P(None, "data", "model")
+    assert found(optimizers.shampoo(0.1), shape(8, 256, 512), (None, "data"))[0].left == P("data")
+    assert found(optimizers.shampoo(0.1), shape(8, 256, 512), ("model",))[0].scale == P("model")
 
 
 def test_containers_do_not_mislead():
@@ -165,19 +182,3 @@ def test_on_eight_devices():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-W", "error", str(script)], check=True, env=env)
-
-
-def test_matrices_are_shared_out_by_the_smallest_shares_then_the_fewest_parts():
-    pod = AbstractMesh((4, 2), ("data", "fsdp"))
-    assert _shares(pod, (5, 64, 64)) == (1, ("fsdp", "data"))
-    assert _shares(pod, (4, 64, 64)) == (1, ("data",))
-    assert _shares(pod, (16, 3, 64)) == (2, ("fsdp", "data"))
-    assert _shares(pod, (16, 3, 6)) == (2, ("fsdp",))
-    assert _shares(pod, (16, 3, 5))[1] == _shares(pod, (1, 64, 64))[1] == ()
-
-
-def test_off_a_mesh_nothing_is_shared_out():
-    assert not on_mesh()
-    assert share_out(lambda x: x.shape, jnp.ones((5, 3, 2))) == (5, 3, 2)
-    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
-        assert not on_mesh()

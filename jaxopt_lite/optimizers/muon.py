@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_lite import checks, sharding, tree
+from jaxopt_lite import checks, shares, tree
 from jaxopt_lite.compose import chain, partition
 from jaxopt_lite.optimizers import matrices, moments
 from jaxopt_lite.optimizers.adam import adamw
@@ -78,7 +78,7 @@ def momentum_rule(momentum: Scalar, nesterov: bool) -> Callable[[Array, Array], 
     @jax.jit
     def average(g, mu):
         wide = g.astype(mu.dtype)
-        mu = sharding.placed_like(mu, moments.ema(mu, wide, momentum))
+        mu = shares.placed_like(mu, moments.ema(mu, wide, momentum))
         return (moments.ema(mu, wide, momentum) if nesterov else mu), mu
 
     return average
@@ -104,18 +104,18 @@ def orthogonalize_all(views: list[Array], coefficients: Coefficients) -> list[Ar
     """
     done: dict[int, Array] = {}
     u = None
-    for group in _groups(views, math.inf if sharding.on_mesh() else STACK_BYTES):
+    for group in _groups(views, math.inf if shares.on_mesh() else STACK_BYTES):
         stack = views[group[0]] if len(group) == 1 else jnp.concatenate([views[i] for i in group])
         stack = stack if u is None else _in_turn(stack, u)
         ends = [sum(len(views[i]) for i in group[:k]) for k in range(1, len(group))]
-        u = sharding.share_out(lambda x: orthogonalize(x, coefficients), stack)
+        u = shares.share_out(lambda x: orthogonalize(x, coefficients), stack)
         done |= zip(group, jnp.split(u, ends), strict=True)
     return [done[i] for i in range(len(views))]
 
 
 def _in_turn(x: Array, before: Array) -> Array:
     """``x``, on CPUs only once ``before`` is there: at once, products would take cache from each other, and memory."""
-    if sharding.on_mesh() or jax.sharding.get_abstract_mesh().manual_axes:  # they may lie over different axes
+    if shares.on_mesh() or jax.sharding.get_abstract_mesh().manual_axes:  # they may lie over different axes
         return x
     wait = lambda x, before: jnp.where(tree.known_late(before), x, 0)
     return jax.lax.platform_dependent(x, before, cpu=wait, default=lambda x, before: x)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite import checks, sharding
+from jaxopt_lite import checks, shares
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import kronecker, moments
 from jaxopt_lite.optimizers.newton_schulz import normalized
@@ -25,15 +25,15 @@ GRAFT_EPS = 1e-8
 class ShampooState(NamedTuple):
     """Step count; Adam's moments; for each block of a matrix the averages and their inverse roots.
 
-    A leaf [..., m, n] has [..., rows, columns] blocks of at most [a, b]. The averages are divided by scale².
+    A leaf [..., m, n] is cut into blocks of at most [a, b], row by row. The averages are divided by scale².
     """
 
     count: Array  # [] int32
     mu: Params  # like params, float32 for 16-bit ones
     nu: Params  # like |params|; k²·v, see moments.second_moment
-    left: Params  # [..., rows, columns, a, a], [0, 0] beside a vector
-    right: Params  # [..., rows, columns, b, b]
-    scale: Params  # [..., rows, columns, 1, 1]
+    left: Params  # [..., blocks, a, a], [0, 0] beside a vector
+    right: Params  # [..., blocks, b, b]
+    scale: Params  # [..., blocks, 1, 1]
     left_root: Params  # like left
     right_root: Params  # like right
 
@@ -58,32 +58,39 @@ def scale_by_shampoo(
         c1, c2 = moments.bias_correction(b1, t), moments.bias_correction(b2, t)
         return (t - 1) % precondition_every == 0, 1 / c1, 1 / jnp.sqrt(c2)
 
-    def rule(g, p, s, mu, nu, left, right, scale, *roots):
-        due, first, second = s
+    def rule(g, p, s, mu, nu, *sides):
+        _, first, second = s
         mu = moments.ema(mu, g, b1)
         nu = moments.second_moment(nu, g, b2)
         m = first * mu
         adam = m / (moments.root_of(second**2 * nu) + GRAFT_EPS)
-        if not left.size:
-            return adam, mu, nu, left, right, scale, *roots
-        with kronecker.HIGHEST:
-            left, right, scale = kronecker.average(_to_blocks(g, block_size), left, right, scale, b2)
-            root = lambda a, c: inverse_root(a, c, eps)
-            fresh = lambda: tuple(sharding.by_matrix(root, a, second * scale) for a in (left, right))
-            roots = jax.lax.cond(due, fresh, lambda: tuple(roots))
-            u = kronecker.both_sides(roots[0], _to_blocks(m, block_size), roots[1])
-        if graft is not None:
+        if not sides[0].size:
+            return adam, mu, nu, *sides
+        u, _, *sides = of_blocks(_to_blocks(g, block_size), None, s, _to_blocks(m, block_size), *sides)
+        if graft is not None:  # the norms are taken where the moments lie
             other = _to_blocks(adam if graft == "adam" else m, block_size)
-            u = normalized(u) * (rms(other, (-2, -1)) * (u.shape[-2] * u.shape[-1]) ** 0.5)
-        return _from_blocks(u, g.shape), mu, nu, left, right, scale, *roots
+            u = u * (rms(other, (-2, -1)) * (u.shape[-2] * u.shape[-1]) ** 0.5)
+        return _from_blocks(u, g.shape, block_size), mu, nu, *sides
+
+    @shares.rule_by_matrix
+    def of_blocks(g, p, s, m, left, right, scale, *roots):
+        due, _, second = s
+        with kronecker.HIGHEST:
+            left, right, scale = kronecker.average(g, left, right, scale, b2)
+            root = lambda a, c: inverse_root(a, c, eps)
+            fresh = lambda: tuple(shares.by_matrix(root, a, second * scale) for a in (left, right))
+            roots = jax.lax.cond(due, fresh, lambda: roots)
+            u = kronecker.both_sides(roots[0], m, roots[1])
+        return u if graft is None else normalized(u), m, left, right, scale, *roots
 
     def init(leaf):
-        blocks = jax.eval_shape(lambda x: _to_blocks(x, block_size), leaf) if _is_matrix(leaf) else leaf
+        like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        blocks = jax.eval_shape(lambda x: _to_blocks(x, block_size), like) if _is_matrix(leaf) else leaf
         sides = blocks.shape[-2:] if _is_matrix(leaf) else (None, None)
         squares = lambda: [kronecker.empty_side(blocks, n) for n in sides]
         return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(blocks), *squares()
 
-    return elementwise(sharding.rule_by_matrix(rule), ShampooState, init=init, scalars=scalars)
+    return elementwise(rule, ShampooState, init=init, scalars=scalars, together=True)
 
 
 def _is_matrix(leaf: Any) -> bool:
@@ -91,20 +98,26 @@ def _is_matrix(leaf: Any) -> bool:
 
 
 def _to_blocks(x: Array, size: int) -> Array:
-    """[..., m, n] as [..., rows, columns, a, b], filled up with zeros, which precondition nothing."""
-    shape = x.shape[-2:]
-    a, b = (min(n, size) for n in shape)
-    rows, columns = -(-shape[0] // a), -(-shape[1] // b)
-    widths = [(0, 0)] * (x.ndim - 2) + [(0, rows * a - shape[0]), (0, columns * b - shape[1])]
+    """[..., m, n] as [..., blocks, a, b], row by row, filled up with zeros, which precondition nothing."""
+    (a, b), (rows, columns) = _cut(x.shape, size)
+    widths = [(0, 0)] * (x.ndim - 2) + [(0, rows * a - x.shape[-2]), (0, columns * b - x.shape[-1])]
     x = jnp.pad(x, widths) if any(after for _, after in widths) else x
-    return x.reshape(*x.shape[:-2], rows, a, columns, b).swapaxes(-3, -2)
+    x = x.reshape(*x.shape[:-2], rows, a, columns, b).swapaxes(-3, -2)
+    return x.reshape(*x.shape[:-4], rows * columns, a, b)
 
 
-def _from_blocks(x: Array, shape: tuple[int, ...]) -> Array:
-    """Undo ``_to_blocks``."""
-    rows, columns, a, b = x.shape[-4:]
-    x = x.swapaxes(-3, -2).reshape(*shape[:-2], rows * a, columns * b)
-    return x[..., : shape[-2], : shape[-1]]
+def _from_blocks(x: Array, shape: tuple[int, ...], size: int) -> Array:
+    """Undo ``_to_blocks`` of an array of this shape."""
+    (a, b), (rows, columns) = _cut(shape, size)
+    x = x.reshape(*shape[:-2], rows, columns, a, b).swapaxes(-3, -2)
+    return x.reshape(*shape[:-2], rows * a, columns * b)[..., : shape[-2], : shape[-1]]
+
+
+def _cut(shape: tuple[int, ...], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The shape of a block, and how many there are in each direction."""
+    m, n = shape[-2:]
+    a, b = min(m, size), min(n, size)
+    return (a, b), (-(-m // a), -(-n // b))
 
 
 def inverse_root(average: Array, scale: Array, eps: Scalar) -> Array:
@@ -147,9 +160,12 @@ def shampoo(
 
     Each block of a matrix has its own L, R and norms. The roots are taken in steps 1, 1 + k, 1 + 2k, …. Aₜ is
     Adam's direction with the same decays, or M̂ₜ; without grafting Uₜ = −η·(Dₜ + λ·Pₜ). Leaves of rank < 2 take
-    Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch. On a mesh call ``update``
-    under ``jax.set_mesh``: each device then works on whole matrices of a batch, with their state, and decomposes its
-    share of the blocks of any other matrix, of which XLA gathers what the products need.
+    Adam's. In leaves of higher rank the last two axes are the matrix, the others a batch.
+
+    On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
+    its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
+    them: only gradient and momentum travel. Of a matrix of one block and a shape of its own XLA gathers what the
+    products need.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite import checks, sharding
+from jaxopt_lite import checks, shares
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import kronecker, moments
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate, value_at
@@ -79,7 +79,7 @@ def scale_by_soap(
         squares = lambda: [kronecker.empty_side(leaf, n) for n in sides]
         return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(leaf), *squares()
 
-    return elementwise(sharding.rule_by_matrix(rule), SoapState, init=init, scalars=scalars, together=True)
+    return elementwise(shares.rule_by_matrix(rule), SoapState, init=init, scalars=scalars, together=True)
 
 
 def _new_bases(action: Array, mu: Array, nu: Array, averages: tuple, bases: tuple) -> tuple:
@@ -90,13 +90,13 @@ def _new_bases(action: Array, mu: Array, nu: Array, averages: tuple, bases: tupl
         m, v, new = mu, nu, list(bases)
         for side, (average, old) in enumerate(zip(averages, bases, strict=True)):
             if old.size:
-                new[side], order = sharding.by_matrix(_refreshed, average, old)
+                new[side], order = shares.by_matrix(_refreshed, average, old)
                 m = _turned(m, old, new[side], side)
                 v = jnp.take_along_axis(v, order[..., None] if side == 0 else order[..., None, :], side - 2)
         return jax.tree.map(lambda old, new: _in_memory_as(old, new, action), kept, (m, v, tuple(new)))
 
     def build():
-        return mu, nu, tuple(sharding.by_matrix(_eigenvectors, a) if a.size else a for a in averages)
+        return mu, nu, tuple(shares.by_matrix(_eigenvectors, a) if a.size else a for a in averages)
 
     return jax.lax.switch(action, (lambda: kept, build, refresh))
 
@@ -163,9 +163,10 @@ def soap(
     On a mesh over which gradients and state are split call ``update`` under ``jax.set_mesh``: each device then works
     on whole matrices with their state, its share of a batch and of all leaves of one shape. Nothing is exchanged where
     a batch is split over all devices already; where rows or columns are split, gradients and state travel there and
-    back every step (on a mesh of several automatic axes XLA gathers some of it). A matrix of a shape of its own stays
-    split; of it XLA gathers what each product needs, one basis included, and to refresh them the averages and bases.
-    State that each device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work.
+    back every step (of a batch of at least as many matrices as devices XLA gathers some, if it is split over several
+    automatic axes; explicit ones tell). A matrix of a shape of its own stays split; of it XLA gathers what each
+    product needs, one basis included, and to refresh them the averages and bases. On automatic axes state that each
+    device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 

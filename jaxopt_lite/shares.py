@@ -1,0 +1,159 @@
+"""Whole matrices for each device of a mesh: exchanges that XLA would make as gathers.
+
+[1] Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982, section 2.3.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+try:
+    from jax.experimental.shard_alike import shard_alike
+except ImportError:  # jax 0.12 is without it; `out_shardings` of a jitted step keep a state there
+    shard_alike = lambda x, y: (x, y)
+
+
+def on_mesh() -> bool:
+    """Whether there are several devices to share work out to: under ``jax.set_mesh``, outside ``shard_map``."""
+    return devices() > 1
+
+
+def devices() -> int:
+    """How many there are to share work out to."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or mesh.manual_axes else mesh.size
+
+
+def share_out(f: Callable, stack: jax.Array) -> jax.Array:
+    """``f`` of a stack of matrices [batch, m, n], of which each device computes whole ones, its share [1].
+
+    One exchange brings every device its matrices, whose rows or columns are spread over the mesh, and one takes the
+    results back; in between there is no communication. A single matrix goes to all devices. Off a mesh it is
+    ``f(stack)``.
+    """
+    if not on_mesh() or not stack.size:
+        return f(stack)
+    mesh = jax.sharding.get_abstract_mesh()
+    dimension, axes = _shares(mesh, stack.shape)
+    extra = -len(stack) % count(mesh, axes)
+    spread = PartitionSpec(*(axes or None if i == dimension else None for i in range(3)))
+
+    def local(part):
+        if not axes:
+            return f(part)
+        whole = jax.lax.all_to_all(part, axes, 0, dimension, tiled=True)
+        return jax.lax.all_to_all(f(whole), axes, dimension, 0, tiled=True)
+
+    placed = jnp.pad(stack, ((0, extra), (0, 0), (0, 0)))
+    placed = jax.sharding.reshard(placed, spread) if mesh.explicit_axes else placed
+    done = jax.shard_map(local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(placed)
+    done = jax.sharding.reshard(done, jax.typeof(stack).sharding) if mesh.explicit_axes else done
+    return done[: len(stack)]
+
+
+def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
+    """``f`` of stacks of matrices [..., m, n], of which each device computes whole ones, its share.
+
+    For decompositions: XLA would gather their operands on every device. The first axis of the batch that the devices
+    divide is split among them; where it is so already nothing is exchanged. Without one the whole batch is, as one
+    axis; a single matrix goes to all devices. Off a mesh it is ``f(*stacks)``. Behind the batch, which is the first
+    stack's, the others and the results may have any axes.
+    """
+    if not on_mesh() or not stacks[0].size:
+        return f(*stacks)
+    mesh, batch = jax.sharding.get_abstract_mesh(), stacks[0].shape[:-2]
+    if (axis := divided(batch, mesh.size)) is not None:
+        place = PartitionSpec(*[None] * axis, mesh.axis_names)
+        return jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)(*stacks)
+    number = math.prod(batch)
+    axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, number))
+    extra = -number % count(mesh, axes)
+    flat = [x.reshape(number, *x.shape[len(batch) :]) for x in stacks]
+    padded = [jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in flat] if extra else flat
+    done = in_shares(f, 0, axes)(*padded)
+    return jax.tree.map(lambda x: x[:number].reshape(*batch, *x.shape[1:]), done)
+
+
+def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
+    """``f`` of trees of arrays, of which each device gets its share along ``axis``, where they are whole before.
+
+    Mesh axes ``names``, by default all, share. Arrays get there and back over one after the other: XLA gathers what
+    it would have to move over two at once. The innermost comes first, since the outer ones often hold copies.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    names = mesh.axis_names[::-1] if names is None else names
+    stops = [names[:k] for k in range(len(names) > 1, len(names))]
+    place, free = PartitionSpec(*[None] * axis, names), PartitionSpec.UNCONSTRAINED
+    local = jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+
+    def stop(trees, names):
+        place = lambda x: PartitionSpec(*[free] * axis, names, *[free] * (x.ndim - 1 - axis))
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place(x)), trees)
+
+    def split(*trees):
+        for names in stops:
+            trees = stop(trees, names)
+        done = local(*trees)
+        for names in reversed(stops):
+            done = stop(done, names)
+        return done
+
+    return split
+
+
+def divided(shape: tuple, parts: int) -> int | None:
+    """The first axis that comes in so many equal parts."""
+    return next((i for i, n in enumerate(shape) if n and n % parts == 0), None)
+
+
+def rule_by_matrix(rule: Callable) -> Callable:
+    """A leaf rule for matrices [..., m, n], shared out as by ``by_matrix``. Slots begin with the batch; p is not read.
+
+    Each device works on whole matrices and their state, which an exchange brings where rows or columns are split:
+    XLA would gather the whole stack for the products. A lone matrix stays as it is split.
+    """
+
+    def shared(g, p, s, *slots):
+        if math.prod(g.shape[:-2]) < 2:
+            return rule(g, p, s, *slots)
+        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots)
+
+    shared.__qualname__ = rule.__qualname__
+    return shared
+
+
+def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``y`` where ``x`` lies, whatever ``share_out`` makes of it later; where types tell it is there already."""
+    typed = jax.sharding.get_abstract_mesh().explicit_axes
+    return shard_alike(x, y)[1] if on_mesh() and not typed else y
+
+
+def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:
+    """Which dimension of [batch, m, n] is exchanged for the batch, and the mesh axes over which the batch is split.
+
+    The smallest shares, then the fewest parts; inner axes first, since the outer ones often hold copies.
+    """
+    fits = [(i, axes) for axes in _subsets(mesh) for i in (1, 2) if shape[i] % count(mesh, axes) == 0]
+    return min(fits, key=lambda fit: _load(mesh, fit[1], shape[0]))
+
+
+def _subsets(mesh: Any) -> list[tuple]:
+    """All choices of mesh axes, the smallest and innermost first."""
+    names = mesh.axis_names[::-1]
+    return [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
+
+
+def _load(mesh: Any, axes: tuple, matrices: int) -> tuple[int, int]:
+    """How many matrices the busiest device has when they are split over ``axes``, and into how many parts."""
+    parts = count(mesh, axes)
+    return -(-matrices // parts), parts
+
+
+def count(mesh: Any, names: tuple) -> int:
+    """Into how many parts mesh axes split a dimension."""
+    return math.prod(mesh.shape[name] for name in names)

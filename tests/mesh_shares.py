@@ -1,0 +1,159 @@
+"""Run by test_shares.py on eight CPU devices: whole matrices go where they are worked on, and the numbers are right."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from mesh_sharding import equivalent, per_device
+
+import jaxopt_lite as jol
+from jaxopt_lite import optimizers
+from jaxopt_lite.sharding import state_shardings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+RNG = np.random.default_rng(0)
+KINDS = r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+
+LAYERS = {f"up{i}": (64, 128) for i in range(5)} | {f"out{i}": (64, 64) for i in range(8)}
+LAYERS |= {"stack": (3, 64, 128), "lone": (256, 64), "bias": (64,)}
+
+
+def muon_shares_its_matrices_out(axis_type):
+    """One exchange there and one back for each shape, one gather of the lone matrix, no sum of Gram matrices."""
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(axis_type,) * 2)
+    params = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in LAYERS.items()}
+    spec = lambda x: P(*(None,) * (x.ndim - 2), "fsdp")
+    places = jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), params)
+    for tx in [optimizers.muon(0.1), optimizers.normuon(0.1)][: 2 if axis_type == AxisType.Auto else 1]:
+        expected, _ = jax.jit(tx.update)(params, tx.init(params), params)
+        with jax.set_mesh(mesh):
+            placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+            state = jax.jit(tx.init, out_shardings=shardings)(placed)
+            update = jax.jit(lambda *trees, tx=tx: tx.update(*trees)).lower(placed, state, placed).compile()
+            updates, state = update(placed, state, placed)
+            update(placed, state, placed)
+        equivalent(state, shardings)
+        for name in LAYERS:
+            np.testing.assert_allclose(updates[name], expected[name], rtol=0, atol=2e-6)
+        found = re.findall(KINDS, update.as_text())
+        gathers = 3 if axis_type == AxisType.Explicit else 1  # updates come back where their gradient lay
+        assert found.count("all-to-all") == 4, found
+        assert found.count("all-gather") == gathers, found
+        assert len(found) == 4 + gathers or "normuon" in repr(tx), found  # whose norms are sums
+
+
+def decompositions_are_shared_out(axis_type):
+    """A stack split by layers never leaves its devices; those split by rows, two leaves or a lone one are as right."""
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(axis_type,) * 2)
+    layers = P(("data", "fsdp"))
+    cases = [
+        (1, (8, 8, 8), layers),
+        (2, (8, 8, 8), layers),
+        (1, (8, 8, 8), P(None, "fsdp")),
+        (2, (8, 8), P("fsdp")),
+        (1, (8, 8), P("fsdp")),
+    ]
+    for factory in (optimizers.soap, optimizers.shampoo)[: 2 if axis_type == AxisType.Auto else 1]:
+        tx = factory(0.1, precondition_every=2)
+        for count, shape, spec in cases[: 5 if factory == optimizers.soap else 3]:
+            random = lambda shape=shape, count=count: [
+                jnp.asarray(RNG.normal(size=shape), jnp.float32) for _ in range(count)
+            ]
+            params, places = random(), [NamedSharding(mesh, spec)] * count
+            expected, before = tx.init(params), jax.jit(tx.update)
+            with jax.set_mesh(mesh):
+                placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+                state = jax.jit(tx.init, out_shardings=shardings)(placed)
+                update = jax.jit(lambda *t, tx=tx: tx.update(*t), out_shardings=(places, shardings))
+                update = update.lower(placed, state, placed).compile()
+            for _ in range(3):
+                # New ones each time: in its own basis a gradient has zeros, whose rounding errors Adam blows up.
+                grads = random()
+                got, state = update(jax.device_put(grads, places), state, placed)
+                want, expected = before(grads, expected, params)
+                for x, y in zip(got, want, strict=True):
+                    np.testing.assert_allclose(x, y, rtol=0, atol=1e-4)
+            if spec == layers:
+                assert re.findall(KINDS, update.as_text()) == [], (factory, axis_type)
+
+
+def matrices_split_by_rows_are_exchanged_not_gathered():
+    """Each device gets whole matrices with their state, of a stack or of several leaves, and nothing of the others'."""
+    row = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    both = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    lone = {f"layer{i}": (16, 32) for i in range(8)}
+    factories = optimizers.soap, optimizers.shampoo
+    cases = [(f, row, {"stack": (8, 16, 32)}, P(None, "fsdp")) for f in factories]
+    cases += [(f, row, lone, spec) for f in factories for spec in (P("fsdp"), P(None, "fsdp"))]
+    cases += [(f, both, lone, P("fsdp", "data")) for f in factories]
+    cases += [(optimizers.soap, both, lone, spec) for spec in (P("data", "fsdp"), P(("data", "fsdp")))]
+    cases += [
+        (
+            optimizers.soap,
+            jax.make_mesh((2, 4), ("data", "fsdp")),
+            {"stack": (8, 16, 32)},
+            P(None, "fsdp", "data"),
+        )
+    ]
+    cases += [(in_blocks, row, {f"layer{i}": (32, 32) for i in range(3)}, P("fsdp"))]
+    for factory, mesh, shapes, spec in cases:
+        tx = jol.chain(jol.clip_by_global_norm(1.0), factory(0.1))
+        params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+        places = {name: NamedSharding(mesh, spec) for name in shapes}
+        with jax.set_mesh(mesh):
+            placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+            here, total = per_device(jax.eval_shape(tx.init, params), shardings)
+            assert here < total / 8 + 2048, (factory, spec, here, total)
+            state = jax.jit(tx.init, out_shardings=shardings)(placed)
+            update = jax.jit(lambda *t, tx=tx: tx.update(*t), out_shardings=(places, shardings))
+            text = update.lower(placed, state, placed).compile().as_text()
+        sums = re.findall(r" = (.*) (?:all-gather|all-reduce)(?:-start)?\(", text)
+        results = re.findall(r"\w+\[([\d,]*)\]", " ".join(sums))
+        sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in results]
+        assert max(sizes, default=0) <= 8, (factory, shapes, spec, sums)  # one number a matrix
+        assert "all-to-all" in text
+
+
+def in_blocks(learning_rate):
+    return optimizers.shampoo(learning_rate, block_size=8)
+
+
+def what_every_device_holds_is_not_exchanged():
+    mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Explicit,)), optimizers.soap(0.1)
+    for params in ([jnp.zeros((16, 32)), jnp.zeros((16, 32))], [jnp.zeros((8, 16, 32))]):
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(params, NamedSharding(mesh, P()))
+            text = jax.jit(tx.update).lower(placed, tx.init(placed), placed).compile().as_text()
+        assert re.findall(KINDS, text) == []
+
+
+def a_stack_is_made_only_where_every_rule_takes_one():
+    """Two leaves, and after soap a rule that looks at each of them as a whole."""
+    params = {
+        name: jnp.asarray(RNG.normal(size=(8, 16)) * size, jnp.float32) for name, size in [("a", 1), ("b", 9)]
+    }
+    tx = jol.chain(
+        optimizers.scale_by_soap(), optimizers.add_decayed_weights(0.1), optimizers.scale_by_trust_ratio()
+    )
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    expected, state = tx.init(params), tx.init(params)
+    for _ in range(2):
+        grads = jax.tree.map(lambda x: jnp.asarray(RNG.normal(size=x.shape), jnp.float32), params)
+        want, expected = jax.jit(tx.update)(grads, expected, params)
+        with jax.set_mesh(mesh):
+            got, state = jax.jit(lambda *t: tx.update(*t))(grads, state, params)
+        for name in params:
+            np.testing.assert_allclose(got[name], want[name], rtol=0, atol=1e-4)
+
+
+if __name__ == "__main__":
+    muon_shares_its_matrices_out(AxisType.Auto)
+    muon_shares_its_matrices_out(AxisType.Explicit)
+    decompositions_are_shared_out(AxisType.Auto)
+    decompositions_are_shared_out(AxisType.Explicit)
+    matrices_split_by_rows_are_exchanged_not_gathered()
+    what_every_device_holds_is_not_exchanged()
+    a_stack_is_made_only_where_every_rule_takes_one()

@@ -1,0 +1,44 @@
+"""Shares of matrices: which, off a mesh, and on eight devices."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from jaxopt_lite.shares import _shares, by_matrix, divided, on_mesh, share_out
+
+
+def test_on_eight_devices():
+    script = pathlib.Path(__file__).with_name("mesh_shares.py")
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, env=env)
+
+
+def test_matrices_are_shared_out_by_the_smallest_shares_then_the_fewest_parts():
+    pod = AbstractMesh((4, 2), ("data", "fsdp"))
+    assert _shares(pod, (5, 64, 64)) == (1, ("fsdp", "data"))
+    assert _shares(pod, (4, 64, 64)) == (1, ("data",))
+    assert _shares(pod, (16, 3, 64)) == (2, ("fsdp", "data"))
+    assert _shares(pod, (16, 3, 6)) == (2, ("fsdp",))
+    assert _shares(pod, (16, 3, 5))[1] == _shares(pod, (1, 64, 64))[1] == ()
+
+
+def test_off_a_mesh_nothing_is_shared_out():
+    assert not on_mesh()
+    assert share_out(lambda x: x.shape, jnp.ones((5, 3, 2))) == (5, 3, 2)
+    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+        assert not on_mesh()
+    assert by_matrix(lambda x, y: (x.shape, y.shape), jnp.ones((5, 3, 2)), jnp.ones((5, 4))) == (
+        (5, 3, 2),
+        (5, 4),
+    )
+
+
+def test_the_first_axis_that_devices_divide():
+    assert divided((3, 16, 8), 8) == 1
+    assert divided((3, 0), 8) is None is divided((), 1)
