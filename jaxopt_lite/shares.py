@@ -68,8 +68,7 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
         return f(*stacks)
     mesh, batch = jax.sharding.get_abstract_mesh(), stacks[0].shape[:-2]
     if (axis := divided(batch, mesh.size)) is not None:
-        place = PartitionSpec(*[None] * axis, mesh.axis_names)
-        return jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)(*stacks)
+        return _where_it_lies(f, axis)(*stacks)
     number = math.prod(batch)
     axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, number))
     extra = -number % count(mesh, axes)
@@ -102,6 +101,34 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
         for names in reversed(stops):
             done = stop(done, names)
         return done
+
+    return split
+
+
+def _where_it_lies(f: Callable, axis: int) -> Callable:
+    """``f`` of arrays, of which each device gets its share along ``axis``, also where that is split already.
+
+    In between the axis is several, one for each of the mesh, which take theirs one after the other, as in
+    ``in_shares``: what a mesh axis has of it already stays.
+    """
+    mesh, free = jax.sharding.get_abstract_mesh(), PartitionSpec.UNCONSTRAINED
+    names, sizes = mesh.axis_names, list(mesh.axis_sizes)
+    apart = lambda x: x.reshape(*x.shape[:axis], *sizes, -1, *x.shape[axis + 1 :])
+    share = lambda x: x.reshape(*x.shape[:axis], *[1] * len(sizes), *x.shape[axis:])
+    joined = lambda x: x.reshape(*x.shape[:axis], -1, *x.shape[axis + len(sizes) + 1 :])
+    place = PartitionSpec(*[None] * axis, *names)
+    local = lambda *shares: jax.tree.map(share, f(*map(joined, shares)))
+    local = jax.shard_map(local, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+
+    def stop(x, k):
+        behind = [free] * (x.ndim - axis - len(names))
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(*[free] * (axis + k), *names[k:], *behind))
+
+    def split(*arrays):
+        stacks = [apart(x) for x in arrays]
+        for k in reversed(range(1, len(names))):
+            stacks = [stop(x, k) for x in stacks]
+        return jax.tree.map(joined, local(*stacks))
 
     return split
 

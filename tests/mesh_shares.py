@@ -80,41 +80,66 @@ def decompositions_are_shared_out(axis_type):
                 assert re.findall(KINDS, update.as_text()) == [], (factory, axis_type)
 
 
+GATHERS = "all-gather|all-reduce"
+ROW = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+BOTH = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+TYPED = jax.make_mesh((2, 4), ("data", "fsdp"))
+LONE, STACK = {f"layer{i}": (16, 32) for i in range(8)}, {"stack": (8, 16, 32)}
+FACTORIES = optimizers.soap, optimizers.shampoo
+
+
+def step_of(factory, mesh, shapes, spec):
+    """A compiled step, and the bytes of one device's state and of all."""
+    tx = jol.chain(jol.clip_by_global_norm(1.0), factory(0.1))
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    places = {name: NamedSharding(mesh, spec) for name in shapes}
+    with jax.set_mesh(mesh):
+        placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+        state = jax.jit(tx.init, out_shardings=shardings)(placed)
+        update = jax.jit(lambda *t: tx.update(*t), out_shardings=(places, shardings))
+        text = update.lower(placed, state, placed).compile().as_text()
+    return text, *per_device(state, shardings)
+
+
+def results(text, kinds):
+    """How many values each result of such collectives has on a device."""
+    found = re.findall(rf" = (.*) (?:{kinds})(?:-start)?\(", text)
+    shapes = re.findall(r"\w+\[([\d,]*)\]", " ".join(found))
+    return [int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes]
+
+
 def matrices_split_by_rows_are_exchanged_not_gathered():
     """Each device gets whole matrices with their state, of a stack or of several leaves, and nothing of the others'."""
-    row = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
-    both = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    lone = {f"layer{i}": (16, 32) for i in range(8)}
-    factories = optimizers.soap, optimizers.shampoo
-    cases = [(f, row, {"stack": (8, 16, 32)}, P(None, "fsdp")) for f in factories]
-    cases += [(f, row, lone, spec) for f in factories for spec in (P("fsdp"), P(None, "fsdp"))]
-    cases += [(f, both, lone, P("fsdp", "data")) for f in factories]
-    cases += [(optimizers.soap, both, lone, spec) for spec in (P("data", "fsdp"), P(("data", "fsdp")))]
-    cases += [
-        (
-            optimizers.soap,
-            jax.make_mesh((2, 4), ("data", "fsdp")),
-            {"stack": (8, 16, 32)},
-            P(None, "fsdp", "data"),
-        )
-    ]
-    cases += [(in_blocks, row, {f"layer{i}": (32, 32) for i in range(3)}, P("fsdp"))]
-    for factory, mesh, shapes, spec in cases:
-        tx = jol.chain(jol.clip_by_global_norm(1.0), factory(0.1))
-        params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-        places = {name: NamedSharding(mesh, spec) for name in shapes}
-        with jax.set_mesh(mesh):
-            placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
-            here, total = per_device(jax.eval_shape(tx.init, params), shardings)
-            assert here < total / 8 + 2048, (factory, spec, here, total)
-            state = jax.jit(tx.init, out_shardings=shardings)(placed)
-            update = jax.jit(lambda *t, tx=tx: tx.update(*t), out_shardings=(places, shardings))
-            text = update.lower(placed, state, placed).compile().as_text()
-        sums = re.findall(r" = (.*) (?:all-gather|all-reduce)(?:-start)?\(", text)
-        results = re.findall(r"\w+\[([\d,]*)\]", " ".join(sums))
-        sizes = [np.prod([int(n) for n in shape.split(",") if n]) for shape in results]
-        assert max(sizes, default=0) <= 8, (factory, shapes, spec, sums)  # one number a matrix
-        assert "all-to-all" in text
+    cases = [(f, ROW, STACK, P(None, "fsdp")) for f in FACTORIES]
+    cases += [(f, ROW, LONE, spec) for f in FACTORIES for spec in (P("fsdp"), P(None, "fsdp"))]
+    cases += [(f, BOTH, LONE, P("fsdp", "data")) for f in FACTORIES]
+    cases += [(optimizers.soap, BOTH, LONE, spec) for spec in (P("data", "fsdp"), P(("data", "fsdp")))]
+    cases += [(optimizers.soap, TYPED, STACK, P(None, "fsdp", "data"))]
+    cases += [(in_blocks, ROW, {f"layer{i}": (32, 32) for i in range(3)}, P("fsdp"))]
+    for case in cases:
+        text, here, total = step_of(*case)
+        assert max(results(text, GATHERS), default=0) <= 8, case  # one number a matrix
+        assert results(text, "all-to-all")
+        assert here < total / 8 + 2048, (case, here, total)
+
+
+def copies_share_the_work():
+    """Of what lies on the other axis too, each does a part, and then gathers what it keeps, but no more."""
+    cases = [(f, BOTH, LONE, P("fsdp")) for f in FACTORIES]
+    cases += [(optimizers.soap, mesh, STACK, P(None, "fsdp")) for mesh in (BOTH, TYPED)]
+    for case in cases:
+        text, here, total = step_of(*case)
+        assert 8 < max(results(text, GATHERS)) <= 8 * 32 * 32 / 4, (
+            case
+        )  # the larger squares of eight matrices
+        assert here < total / 4 + 2048, (case, here, total)
+
+
+def blocks_stay_where_they_are():
+    """As many as devices, or more: of each of eight matrices only gradient, momentum and update are exchanged."""
+    text, *_ = step_of(in_blocks, ROW, {f"layer{i}": (32, 32) for i in range(8)}, P("fsdp"))
+    assert sum(results(text, "all-to-all")) == 8 * 3 * 32 * 32 / 8
+    assert max(results(text, GATHERS)) <= 16  # one number a block
 
 
 def in_blocks(learning_rate):
@@ -155,5 +180,7 @@ if __name__ == "__main__":
     decompositions_are_shared_out(AxisType.Auto)
     decompositions_are_shared_out(AxisType.Explicit)
     matrices_split_by_rows_are_exchanged_not_gathered()
+    copies_share_the_work()
+    blocks_stay_where_they_are()
     what_every_device_holds_is_not_exchanged()
     a_stack_is_made_only_where_every_rule_takes_one()
