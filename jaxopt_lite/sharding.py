@@ -30,7 +30,7 @@ def state_shardings(tx: GradientTransformation, params: Params, param_shardings:
     ```
     like its parameter (a moment)             the parameter's own spec
     its rows, columns, blocks, a stack of it  that spec on the axes that it shares with the parameter
-    a stack of squares (Shampoo's blocks)     the spec's mesh axes on the first axis that each of them divides
+    a stack of squares (Shampoo's blocks)     the spec's mesh axes on the first axis that they divide, or each does
     a scalar, or of no one parameter          replicated
     ```
 
@@ -268,7 +268,8 @@ def _dimensions(shape: tuple, of: tuple) -> list[int | None]:
 def _placed(shape: tuple, dimensions: list[int | None], like: NamedSharding, more: bool) -> NamedSharding:
     """The spec of ``like`` on the axes that are its parameter's, or as much of it as divides them.
 
-    Where there are ``more`` axes than the parameter has, as in blocks, what is left goes to the first that it divides.
+    Where there are ``more`` axes than the parameter has, as in blocks, the rest goes to the first that it divides, else
+    name by name.
     """
     spec, entries = dict(enumerate(map(names_of, like.spec))), []
     for n, axis in zip(shape, dimensions, strict=True):
@@ -276,7 +277,9 @@ def _placed(shape: tuple, dimensions: list[int | None], like: NamedSharding, mor
         while n % count(like.mesh, names):
             names = names[:-1]
         entries.append(names)
-    for names in spec.values() if more else ():
+    used = [name for names in spec.values() for name in names]
+    rest = tuple(n for n in like.mesh.axis_names if n in used and not any(n in names for names in entries))
+    for names in [rest, *zip(rest)] if more else []:
         free = [i for i, n in enumerate(shape) if n and not entries[i] and n % count(like.mesh, names) == 0]
         if free and not any(set(names) & set(taken) for taken in entries):
             entries[free[0]] = names

@@ -81,13 +81,17 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
 def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     """``f`` of trees of arrays, of which each device gets its share along ``axis``, where they are whole before.
 
-    Mesh axes ``names``, by default all, share. Arrays get there and back over one after the other: XLA gathers what
-    it would have to move over two at once. The innermost comes first, since the outer ones often hold copies.
+    Mesh axes ``names``, by default all, share; without any every device does everything. Arrays get there and back
+    over one after the other: XLA gathers what it would have to move over two at once. The innermost comes first,
+    since the outer ones often hold copies.
     """
     mesh = jax.sharding.get_abstract_mesh()
     names = mesh.axis_names[::-1] if names is None else names
     stops = [names[:k] for k in range(len(names) > 1, len(names))]
-    place, free = PartitionSpec(*[None] * axis, names), PartitionSpec.UNCONSTRAINED
+    place, free = (
+        PartitionSpec(*[None] * axis, names) if names else PartitionSpec(),
+        PartitionSpec.UNCONSTRAINED,
+    )
     local = jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
 
     def stop(trees, names):

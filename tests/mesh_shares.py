@@ -137,9 +137,11 @@ def copies_share_the_work():
 
 def blocks_stay_where_they_are():
     """As many as devices, or more: of each of eight matrices only gradient, momentum and update are exchanged."""
-    text, *_ = step_of(in_blocks, ROW, {f"layer{i}": (32, 32) for i in range(8)}, P("fsdp"))
-    assert sum(results(text, "all-to-all")) == 8 * 3 * 32 * 32 / 8
-    assert max(results(text, GATHERS)) <= 16  # one number a block
+    for mesh, spec in [(ROW, P("fsdp")), (BOTH, P("fsdp", "data"))]:
+        text, *_ = step_of(in_blocks, mesh, {f"layer{i}": (32, 32) for i in range(8)}, spec)
+        moved = results(text, "all-to-all|collective-permute")
+        assert sum(n for n in moved if n > 8) == 8 * 3 * 32 * 32 / 8
+        assert max(results(text, GATHERS)) <= 16  # one number a block
 
 
 def in_blocks(learning_rate):
@@ -148,7 +150,7 @@ def in_blocks(learning_rate):
 
 def what_every_device_holds_is_not_exchanged():
     mesh, tx = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Explicit,)), optimizers.soap(0.1)
-    for params in ([jnp.zeros((16, 32)), jnp.zeros((16, 32))], [jnp.zeros((8, 16, 32))]):
+    for params in ([jnp.zeros((16, 32)), jnp.zeros((16, 32)), jnp.zeros(16)], [jnp.zeros((8, 16, 32))]):
         with jax.set_mesh(mesh):
             placed = jax.device_put(params, NamedSharding(mesh, P()))
             text = jax.jit(tx.update).lower(placed, tx.init(placed), placed).compile().as_text()

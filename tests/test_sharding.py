@@ -87,12 +87,14 @@ def test_squares_beside_a_matrix():
     assert rows.right == columns.left == columns.left_basis == P("data")
     for spec in [("data", "model"), ("data",), (None, "data")]:
         state = found(optimizers.shampoo(0.1, block_size=64), shape(256, 512), spec)[0]
-        expected = P(
-            *filter(None, spec)
-        )  # 32 blocks, of which the spec's first name takes some, and rows in them
+        expected = P(tuple(filter(None, spec)))  # 32 blocks
         assert state.left == state.right == state.left_root == state.right_root == expected
     state = found(optimizers.shampoo(0.1), shape(256, 512), ("data", "model"))[0]  # one block
-    assert state.left == state.right_root == P(None, "data", "model")
+    assert state.left == state.right_root == P(None, ("data", "model"))
+    few = found(optimizers.shampoo(0.1, block_size=128), shape(256, 256), ("data", "model"))[0]  # four
+    assert few.left == few.right_root == P(None, ("data", "model"))
+    odd = found(optimizers.shampoo(0.1, block_size=4), shape(12, 4), ("data", "model"))[0]  # three
+    assert odd.left == P(None, "data", "model")
     assert found(optimizers.shampoo(0.1), shape(8, 256, 512), (None, "data"))[0].left == P("data")
     assert found(optimizers.shampoo(0.1), shape(8, 256, 512), ("model",))[0].scale == P("model")
 
