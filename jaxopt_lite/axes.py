@@ -42,9 +42,14 @@ def is_typed(x: Any) -> bool:
     return isinstance(x, jax.Array) and _mesh(x) is not None
 
 
+def tells_all(x: Any) -> bool:
+    """Whether x's type says how it is split: all axes of its mesh are explicit."""
+    return is_typed(x) and set(jax.typeof(x).sharding.mesh.axis_names) == set(_mesh(x).explicit_axes)
+
+
 def is_whole(x: Any) -> bool:
     """Whether x's type says that every device of a mesh holds all of it."""
-    return is_typed(x) and not any(spec(x))
+    return tells_all(x) and not any(spec(x))
 
 
 def _mesh(x: Any) -> Any:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_lite import checks, shares, tree
-from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole, leading
+from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole, leading, tells_all
 from jaxopt_lite.call import bind, rebuild
 
 
@@ -273,12 +273,21 @@ class Group:
             done = (None, row) if g is None else self.leaf(g, p, scalars, row, ready, flags[bundle[0]], many)
             before = before if ready is None else done[1]
             for i, part in zip(bundle, _unstacked(done, len(bundle)), strict=True):
-                new[i] = part
+                new[i] = (
+                    part
+                    if self._free(leaves[i])
+                    else jax.tree.map(shares.placed_like, (leaves[i], rows[i]), part)
+                )
         rebuilt = [
             self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
             for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
+
+    def _free(self, g) -> bool:
+        """Whether results lie where XLA likes: told where to, it would gather a batch of several mesh axes."""
+        several = len(jax.sharding.get_abstract_mesh().axis_names) > 1
+        return not self.together or g is None or (several and _has_batch(g))
 
     def _bundles(self, leaves, ps, rows, flags) -> list[list[int]]:
         """Which leaves are worked on at once: each alone, or on a mesh as one stack all matrices of one type.
@@ -328,7 +337,7 @@ class Group:
         if all(map(is_whole, jax.tree.leaves(arrays))):
             return 0, ()  # every device does everything
         axis = shares.divided(g.shape[:-2], shares.devices())
-        by_row_or_column = stacked or (is_typed(g) and not any(leading(g, g.ndim - 2)))
+        by_row_or_column = stacked or (tells_all(g) and not any(leading(g, g.ndim - 2)))
         return (axis,) if by_row_or_column and axis is not None else None
 
     def _rules(self, active, g, p, scalars, row):

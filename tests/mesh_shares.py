@@ -95,6 +95,7 @@ GATHERS = "all-gather|all-reduce"
 ROW = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
 BOTH = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 TYPED = jax.make_mesh((2, 4), ("data", "fsdp"))
+MIXED = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Explicit, AxisType.Auto))
 LONE, STACK = {f"layer{i}": (16, 32) for i in range(8)}, {"stack": (8, 16, 32)}
 FACTORIES = optimizers.soap, optimizers.shampoo
 
@@ -144,6 +145,25 @@ def copies_share_the_work():
             case
         )  # the larger squares of eight matrices
         assert here < total / 4 + 2048, (case, here, total)
+    text, *_ = step_of(optimizers.soap, MIXED, STACK, P(None, "fsdp"))  # whole, as far as types tell
+    assert set(re.findall(r"= \(?f32\[(\d+),.* custom-call\(.*lapack_\w*(?:syevd|geqrf)", text)) == {"1"}
+
+
+def results_lie_where_they_did():
+    """Updates beside gradients and state beside state, though no one says so to ``jit``."""
+    cases = [(ROW, {"lone": (16, 32)}, P("fsdp")), (ROW, {"lone": (16, 32)}, P(None, "fsdp"))]
+    cases += [(ROW, LONE, P("fsdp")), (BOTH, LONE, P("fsdp")), (BOTH, STACK, P(("data", "fsdp")))]
+    for factory in FACTORIES:
+        for mesh, shapes, spec in cases:
+            tx, params = factory(0.1), {name: jnp.ones(shape) for name, shape in shapes.items()}
+            places = {name: NamedSharding(mesh, spec) for name in shapes}
+            with jax.set_mesh(mesh):
+                placed, shardings = jax.device_put(params, places), state_shardings(tx, params, places)
+                updates, state = jax.jit(tx.update)(
+                    placed, jax.jit(tx.init, out_shardings=shardings)(placed), placed
+                )
+            equivalent(updates, places)
+            equivalent(state, shardings)
 
 
 def blocks_stay_where_they_are():
@@ -194,6 +214,7 @@ if __name__ == "__main__":
     decompositions_are_shared_out(AxisType.Explicit)
     matrices_split_by_rows_are_exchanged_not_gathered()
     copies_share_the_work()
+    results_lie_where_they_did()
     blocks_stay_where_they_are()
     what_every_device_holds_is_not_exchanged()
     a_stack_is_made_only_where_every_rule_takes_one()

@@ -5,6 +5,8 @@
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,6 +62,22 @@ def both_sides(left: Array, x: Array, right: Array, adjoint: str | None = None) 
     return x
 
 
+def one_by_one(f: Callable, x: Array) -> Any:
+    """A decomposition ``f`` of matrices [..., n, n]; of one after the other where a device of a CPU has its share.
+
+    LAPACK's loop over a batch waits for threads, and other devices, which wait in a collective for this one, hold them.
+    """
+    batch = x.shape[:-2]
+    if not jax.sharding.get_abstract_mesh().manual_axes or math.prod(batch) < 2:
+        return f(x)
+
+    def in_turn(x):
+        done = jax.lax.map(f, x.reshape(-1, *x.shape[-2:]))
+        return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), done)
+
+    return jax.lax.platform_dependent(x, cpu=in_turn, default=f)
+
+
 def orthogonal_factor(x: Array) -> Array:
     """Q of X = Q·R for square matrices [..., n, n], orthogonal also where X has not full rank. No derivative passes.
 
@@ -68,8 +86,8 @@ def orthogonal_factor(x: Array) -> Array:
     x = jax.lax.stop_gradient(x)
     whole = lambda x: jnp.linalg.qr(x)[0]
     if x.shape[-1] <= 2 * PANEL or jnp.iscomplexobj(x):
-        return whole(x)
-    return jax.lax.platform_dependent(x, cpu=_by_panels, default=whole)
+        return one_by_one(whole, x)
+    return one_by_one(lambda x: jax.lax.platform_dependent(x, cpu=_by_panels, default=whole), x)
 
 
 @functools.partial(jnp.vectorize, signature="(n,n)->(n,n)")

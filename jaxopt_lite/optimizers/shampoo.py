@@ -125,7 +125,7 @@ def inverse_root(average: Array, scale: Array, eps: Scalar) -> Array:
 
     Eigenvalues below the rounding error of the largest one count as that error, or the root would amplify noise.
     """
-    values, vectors = jnp.linalg.eigh(average)
+    values, vectors = kronecker.one_by_one(lambda a: tuple(jnp.linalg.eigh(a)), average)
     noise = values[..., -1:] * (jnp.finfo(values.dtype).eps * values.shape[-1])
     unit = jnp.maximum(scale, eps**0.5)[
         ..., 0
@@ -165,7 +165,7 @@ def shampoo(
     On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
     its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
     them: only gradient and momentum travel. Of a matrix of one block and a shape of its own XLA gathers what the
-    products need.
+    products need, every step.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

@@ -103,7 +103,7 @@ def _new_bases(action: Array, mu: Array, nu: Array, averages: tuple, bases: tupl
 
 def _eigenvectors(average: Array) -> Array:
     """In columns, the largest eigenvalue's first."""
-    return jnp.linalg.eigh(average)[1][..., ::-1]
+    return kronecker.one_by_one(lambda a: jnp.linalg.eigh(a)[1], average)[..., ::-1]
 
 
 def _refreshed(average: Array, basis: Array) -> tuple[Array, Array]:
@@ -166,7 +166,7 @@ def soap(
     back every step, and mesh axes that hold copies take part in the work. A matrix of a shape of its own stays split;
     of it XLA gathers what each product needs, one basis included, and to refresh them the averages and bases. Explicit
     axes serve best: on automatic ones XLA gathers some of a batch with both rows and columns split, and state that each
-    device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work.
+    device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work, as explicit ones do.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 

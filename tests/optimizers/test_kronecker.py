@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jaxopt_lite.optimizers import kronecker
 
@@ -94,3 +95,15 @@ def test_panels_change_no_basis(monkeypatch):
     assert "triangular_solve" in text
     np.testing.assert_allclose(kronecker.orthogonal_factor(x), whole, atol=3e-6)
     assert jax.grad(lambda x: kronecker.orthogonal_factor(x).sum())(x).tolist() == jnp.zeros_like(x).tolist()
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
+def test_one_by_one_in_shares_of_a_device(batch):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(*batch, 4, 4)), jnp.float32)
+    f = jnp.linalg.eigvalsh
+    run = lambda x: kronecker.one_by_one(f, x @ jnp.swapaxes(x, -2, -1))
+    mesh = jax.make_mesh((1,), ("data",))
+    share = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    assert ("while" in jax.jit(share).lower(x).as_text()) == (len(batch) > 1)
+    assert "while" not in jax.jit(run).lower(x).as_text()
+    np.testing.assert_allclose(jax.jit(share)(x), run(x), rtol=1e-4, atol=1e-5)
