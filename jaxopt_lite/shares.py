@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxopt_lite.axes import is_whole, leading, tells_all
+
 try:
     from jax.experimental.shard_alike import shard_alike
 except ImportError:  # jax 0.12 is without it; `out_shardings` of a jitted step keep a state there
@@ -135,6 +137,25 @@ def _where_it_lies(f: Callable, axis: int) -> Callable:
         return jax.tree.map(joined, local(*stacks))
 
     return split
+
+
+def known(g: jax.Array, arrays: Any, stacked: bool) -> tuple | None:
+    """What ``in_shares`` is to be told for matrices g and all arrays beside them, where that is known beforehand.
+
+    It is of a stack that was just made, and where types tell that a batch is whole.
+    """
+    if not on_mesh():
+        return None
+    if all(map(is_whole, jax.tree.leaves(arrays))):
+        return 0, ()  # every device does everything
+    axis = divided(g.shape[:-2], devices())
+    by_row_or_column = stacked or (tells_all(g) and not any(leading(g, g.ndim - 2)))
+    return (axis,) if by_row_or_column and axis is not None else None
+
+
+def has_batch(x: Any) -> bool:
+    """Whether x is a batch of matrices that the devices of the mesh divide."""
+    return divided(x.shape[:-2], devices()) is not None
 
 
 def divided(shape: tuple, parts: int) -> int | None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_lite import checks, shares, tree
-from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole, leading, tells_all
+from jaxopt_lite.axes import chosen_by_compiler, is_typed, is_whole
 from jaxopt_lite.call import bind, rebuild
 
 
@@ -287,7 +287,7 @@ class Group:
     def _free(self, g) -> bool:
         """Whether results lie where XLA likes: told where to, it would gather a batch of several mesh axes."""
         several = len(jax.sharding.get_abstract_mesh().axis_names) > 1
-        return not self.together or g is None or (several and _has_batch(g))
+        return not self.together or g is None or (several and shares.has_batch(g))
 
     def _bundles(self, leaves, ps, rows, flags) -> list[list[int]]:
         """Which leaves are worked on at once: each alone, or on a mesh as one stack all matrices of one type.
@@ -299,7 +299,12 @@ class Group:
         bundles: dict = {}
         for i, (g, *rest, on) in enumerate(zip(leaves, ps, rows, flags, strict=True)):
             arrays = jax.tree.leaves((g, rest))
-            alone = g is None or jnp.ndim(g) < 2 or all(map(is_whole, arrays)) or any(map(_has_batch, arrays))
+            alone = (
+                g is None
+                or jnp.ndim(g) < 2
+                or all(map(is_whole, arrays))
+                or any(map(shares.has_batch, arrays))
+            )
             bundles.setdefault(i if alone else (*map(jax.typeof, arrays), on), []).append(i)
         return list(bundles.values())
 
@@ -316,7 +321,7 @@ class Group:
 
     def _leaf(self, g, p, scalars, row, ready, active, stacked):
         """The stages' rules on one leaf, or a stack; what comes out lies where the gradient and the old state do."""
-        how = self._shares(g, (g, p, row), stacked)
+        how = shares.known(g, (g, p, row), stacked) if self.together else None
 
         def rules(g, p, scalars, row):
             whole = lambda g, p, row: self._rules(active, g, p, scalars, row)
@@ -329,16 +334,6 @@ class Group:
         # On a CPU XLA gives memory of its own to all work that could be done at once, and control flow is done in turn.
         alone = lambda: jax.lax.cond(ready, work, lambda: (jnp.zeros_like(g), row))
         return jax.lax.platform_dependent(cpu=alone, default=work)
-
-    def _shares(self, g, arrays, stacked) -> tuple | None:
-        """Along which axis to share matrices out, over which mesh axes, where that is known before the rules run."""
-        if not (self.together and shares.on_mesh()):
-            return None
-        if all(map(is_whole, jax.tree.leaves(arrays))):
-            return 0, ()  # every device does everything
-        axis = shares.divided(g.shape[:-2], shares.devices())
-        by_row_or_column = stacked or (tells_all(g) and not any(leading(g, g.ndim - 2)))
-        return (axis,) if by_row_or_column and axis is not None else None
 
     def _rules(self, active, g, p, scalars, row):
         """The rules one after the other, in float32 or better from end to end."""
@@ -371,11 +366,6 @@ def _stacked(trees: list) -> Any:
         return trees[0]
     axis = trees[0][0].ndim - 2
     return jax.tree.map(lambda *leaves: jnp.stack(leaves, axis), *trees)
-
-
-def _has_batch(x: Any) -> bool:
-    """Whether x is a batch of matrices that the devices of the mesh divide."""
-    return shares.divided(x.shape[:-2], shares.devices()) is not None
 
 
 def _unstacked(done: Any, count: int) -> list:
