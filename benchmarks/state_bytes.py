@@ -1,14 +1,14 @@
 """Memory of optimizer state: bytes a parameter, temporaries of a step, bytes moved, and what it costs in loss.
 
     python benchmarks/state_bytes.py              # bytes and temporaries: minutes; TPU rows where its compiler is
-    python benchmarks/state_bytes.py --train      # the small GPT with int8 and int4 against float32: half an hour
+    python benchmarks/state_bytes.py --train      # the small GPT with int8 and int4 against float32: about an hour
 
 `state` and `with params` count the arrays. `temporary` is `memory_analysis().temp_size_in_bytes` of a jitted step with
 parameters and state donated, in bytes a parameter and as a share of the float32 state (8 bytes). `moved` and
 `estimate` are the TPU compiler's own `cost_analysis()`; `pip install "jax[tpu]"` in an environment of its own gives it,
 no TPU is needed. optax is optax.adamw; with master weights, float32 copies beside parameters of 16 bits. With
-`--train` every seed has its own parameters and batches, the same for all codecs. Small differences grow
-while a model trains, so one seed says little: the mean comes with its standard error.
+`--train` every seed has its own parameters and batches, the same for all codecs. Small differences grow while a model
+trains, so that a few seeds say little: the mean comes with its standard error.
 """
 
 import argparse

@@ -90,10 +90,8 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     mesh = jax.sharding.get_abstract_mesh()
     names = mesh.axis_names[::-1] if names is None else names
     stops = [names[:k] for k in range(len(names) > 1, len(names))]
-    place, free = (
-        PartitionSpec(*[None] * axis, names) if names else PartitionSpec(),
-        PartitionSpec.UNCONSTRAINED,
-    )
+    place = PartitionSpec(*[None] * axis, names) if names else PartitionSpec()
+    free = PartitionSpec.UNCONSTRAINED
     local = jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
 
     def stop(trees, names):

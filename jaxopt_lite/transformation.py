@@ -273,11 +273,8 @@ class Group:
             done = (None, row) if g is None else self.leaf(g, p, scalars, row, ready, flags[bundle[0]], many)
             before = before if ready is None else done[1]
             for i, part in zip(bundle, _unstacked(done, len(bundle)), strict=True):
-                new[i] = (
-                    part
-                    if self._free(leaves[i])
-                    else jax.tree.map(shares.placed_like, (leaves[i], rows[i]), part)
-                )
+                free = self._free(leaves[i])
+                new[i] = part if free else jax.tree.map(shares.placed_like, (leaves[i], rows[i]), part)
         rebuilt = [
             self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
             for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))

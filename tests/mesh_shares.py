@@ -65,9 +65,8 @@ def decompositions_are_shared_out(axis_type):
         (optimizers.shampoo, cases if axis_type == AxisType.Auto else []),
         (in_blocks, cases[5:]),
     ]:
-        large = (
-            {} if factory == optimizers.soap else {"eps": 1e-2}
-        )  # or the roots of small eigenvalues are noise
+        # With a smaller ε Shampoo's roots of small eigenvalues are noise.
+        large = {} if factory == optimizers.soap else {"eps": 1e-2}
         tx = factory(0.1, precondition_every=2, **large)
         for count, shape, spec in some:
             random = lambda shape=shape, count=count: [
@@ -141,9 +140,8 @@ def copies_share_the_work():
     cases += [(optimizers.soap, mesh, STACK, P(None, "fsdp")) for mesh in (BOTH, TYPED)]
     for case in cases:
         text, here, total = step_of(*case)
-        assert 8 < max(results(text, GATHERS)) <= 8 * 32 * 32 / 4, (
-            case
-        )  # the larger squares of eight matrices
+        largest = 8 * 32 * 32 / 4  # of eight matrices the larger squares
+        assert 8 < max(results(text, GATHERS)) <= largest, case
         assert here < total / 4 + 2048, (case, here, total)
     text, *_ = step_of(optimizers.soap, MIXED, STACK, P(None, "fsdp"))  # whole, as far as types tell
     assert set(re.findall(r"= \(?f32\[(\d+),.* custom-call\(.*lapack_\w*(?:syevd|geqrf)", text)) == {"1"}
