@@ -12,12 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from jaxopt_lite.alike import alike
 from jaxopt_lite.axes import is_whole, leading, tells_all
-
-try:
-    from jax.experimental.shard_alike import shard_alike
-except ImportError:  # jax 0.12 is without it; `out_shardings` of a jitted step keep a state there
-    shard_alike = lambda x, y: (x, y)
 
 
 def on_mesh() -> bool:
@@ -180,7 +176,7 @@ def rule_by_matrix(rule: Callable) -> Callable:
 def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where ``x`` lies, whatever ``share_out`` makes of it later; where types tell it is there already."""
     typed = jax.sharding.get_abstract_mesh().explicit_axes
-    return shard_alike(x, y)[1] if on_mesh() and not typed else y
+    return alike(x, y) if on_mesh() and not typed else y
 
 
 def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:

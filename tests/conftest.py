@@ -9,6 +9,7 @@ import os
 
 import hypothesis
 import jax
+import pytest
 
 # Read when the first program is compiled, so after the import is early enough.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
@@ -20,6 +21,13 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 gc.set_threshold(50_000, 20, 100)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_runtest_setup(item):
+    """On a machine with an accelerator, all tests run there but those of a CPU's programs."""
+    if item.get_closest_marker("cpu") and jax.default_backend() != "cpu":
+        pytest.skip("looks at what is compiled for a CPU")
+
 
 COMMON = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("dev", max_examples=20, **COMMON)

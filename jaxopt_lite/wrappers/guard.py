@@ -67,7 +67,7 @@ def skip_nonfinite(tx, max_consecutive: int | None = None):
         total = jnp.where(finite, total, optax.safe_increment(total))
         passes = finite if max_consecutive is None else finite | (count > max_consecutive)
         again = run if isinstance(passes, jax.core.Tracer) else (lambda: (new, inner_state))
-        kept = within.branch(passes, lambda: again()[1], lambda: state.inner_state)
+        kept = within.either(passes, lambda: again()[1], lambda: state.inner_state)
         zeroed = jax.tree.map(lambda u: jnp.where(passes, u, jnp.zeros_like(u)), new)
         return zeroed, SkipNonfiniteState(count, finite, total, kept)
 
@@ -143,7 +143,7 @@ def dynamic_loss_scale(
             return within.cast_leaves(new, dtypes), inner_state
 
         skip = lambda: (within.zero_leaves(updates, dtypes), state.inner_state)
-        new, inner_state = within.branch(finite, real, skip)
+        new, inner_state = within.either(finite, real, skip)
         skipped = jnp.where(finite, state.skipped, optax.safe_increment(state.skipped))
         return new, LossScaleState(*_next_scale(state, finite, factor, period, minimum), skipped, inner_state)
 

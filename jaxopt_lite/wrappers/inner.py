@@ -92,6 +92,19 @@ def branch(chosen: Any, on_true: Callable, on_false: Callable) -> Any:
     return lax.cond(chosen, on_true, on_false)
 
 
+def either(chosen: Any, on_true: Callable, on_false: Callable) -> Any:
+    """As ``branch``, for what costs about as much as reading and writing it; on accelerators entries are selected.
+
+    There whatever goes into a conditional and comes out of it is an array in memory, copied where it is donated: on a
+    GPU three times the parameters for lookahead, where the selection joins the arithmetic before it. A CPU's
+    conditional works in place.
+    """
+    if not isinstance(chosen, jax.core.Tracer):
+        return branch(chosen, on_true, on_false)
+    selected = lambda: jax.tree.map(lambda x, y: jnp.where(chosen, x, y), on_true(), on_false())
+    return lax.platform_dependent(cpu=lambda: lax.cond(chosen, on_true, on_false), default=selected)
+
+
 def all_finite(*trees: Any) -> Array:
     """Whether no floating leaf has a NaN or an infinity."""
     leaves = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]

@@ -73,7 +73,7 @@ def lookahead(tx, *, steps: int = 6, slow_rate: Scalar = 0.5):
         count = optax.safe_increment(state.steps_since_sync)
         meets = count >= steps
         meet = lambda: _meet(updates, params, state.slow_params, slow_rate)
-        updates, slow = within.branch(meets, meet, lambda: (updates, state.slow_params))
+        updates, slow = within.either(meets, meet, lambda: (updates, state.slow_params))
         return updates, LookaheadState(fast_state, jnp.where(meets, 0, count), slow)
 
     return optax.GradientTransformationExtraArgs(init, update)

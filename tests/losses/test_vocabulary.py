@@ -107,6 +107,7 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
+@pytest.mark.cpu
 def test_memory_work_and_no_copy_of_a_tied_embedding():
     n, h, v = 512, 64, 8192
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, h), (v, h))]

@@ -97,6 +97,7 @@ def test_panels_change_no_basis(monkeypatch):
     assert jax.grad(lambda x: kronecker.orthogonal_factor(x).sum())(x).tolist() == jnp.zeros_like(x).tolist()
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
 def test_one_by_one_in_shares_of_a_device(batch):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(*batch, 4, 4)), jnp.float32)

@@ -76,6 +76,7 @@ def test_one_temporary_where_a_value_is_needed_twice(name):
     assert temporaries < 1.05
 
 
+@pytest.mark.cpu
 def test_copies_and_temporaries_are_seen_where_they_are():
     """Lion written from the old moment, and a clipped gradient that is stored, both as in optax 0.2.8."""
 

@@ -165,6 +165,7 @@ def test_odd_leaves():
     assert updates["c"] is None
 
 
+@pytest.mark.cpu
 def test_on_a_cpu_matrices_are_worked_on_one_after_the_other():
     """The temporaries of twelve matrices are those of one or two: its Gram matrix, polynomials and products."""
     params = [jax.ShapeDtypeStruct((256, 1024), jnp.float32)] * 12

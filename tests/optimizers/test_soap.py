@@ -71,6 +71,7 @@ def test_stacked_layers_are_each_their_own():
         np.testing.assert_allclose(stacked[-1][k], alone[-1], atol=1e-4)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("shape", [(64, 96), (96, 64), (2, 64, 64)])
 def test_no_step_turns_the_state_over_in_memory(shape):
     """LAPACK's order of columns stays inside the branches that call it."""

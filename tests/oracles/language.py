@@ -1,5 +1,7 @@
 """Losses of an output head, transcribed from their formulas on whole logits, with gradients; NumPy, float64."""
 
+import jax
+import ml_dtypes
 import numpy as np
 
 
@@ -22,13 +24,20 @@ def entropy(log_p):
     return -np.sum(np.exp(log_p) * np.where(np.isneginf(log_p), 0, log_p), axis=1)
 
 
-def gradients(x, w, da):
-    """Of x, w and b from that of ``x·w + b``."""
+def gradients(x, w, da, operands=np.float64):
+    """Of x, w and b from that of ``x·w + b``, which enters products as ``operands``."""
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
-    return da @ w.T, x.T @ da, da.sum(0)
+    a = da.astype(operands).astype(np.float64)
+    return a @ w.T, x.T @ a, da.sum(0)
 
 
-def cross_entropy(x, w, b, y, *, keep, weight, scale, ct, mean, cap=None, tau=1.0, eps=0.0, lam=0.0):
+def operands(*arrays):
+    """The dtype in which ∂(x·w + b) enters products: on accelerators bfloat16 where x and w are."""
+    narrow = jax.default_backend() != "cpu" and all(a.dtype == ml_dtypes.bfloat16 for a in arrays)
+    return ml_dtypes.bfloat16 if narrow else np.float64
+
+
+def cross_entropy(x, w, b, y, *, keep, weight, scale, ct, mean, cap=None, tau=1.0, eps=0.0, lam=0.0, **how):
     """``Σ ct·ℓ`` (over the summed weights of what counts when ``mean``), and its gradients in x, w and b.
 
     ``keep``, ``weight`` and ``scale`` (the class weight of each label) are ``[N]``.
@@ -41,7 +50,7 @@ def cross_entropy(x, w, b, y, *, keep, weight, scale, ct, mean, cap=None, tau=1.
     factor = factor * np.asarray(ct, np.float64)
     losses = lse - (1 - eps) * z[rows, label] - eps * z.mean(1) + lam * lse**2
     dz = (1 + 2 * lam * lse[:, None]) * np.exp(log_p) - (1 - eps) * np.eye(classes)[label] - eps / classes
-    return np.sum(factor * losses), *gradients(x, w, factor[:, None] * dz * slope)
+    return np.sum(factor * losses), *gradients(x, w, factor[:, None] * dz * slope, **how)
 
 
 def divergence(beta, s, t):
@@ -57,13 +66,13 @@ def divergence(beta, s, t):
     return losses, -beta * teacher * share + (1 - beta) * student * (s - m + 1 - share)
 
 
-def distillation(x, w, u, k, *, beta, tau, cap, ct):
+def distillation(x, w, u, k, *, beta, tau, cap, ct, **how):
     """``Σ ct·ℓ`` of the student's head against the teacher's, and the gradients in x and w."""
     z, slope = logits(x, w, None, cap, tau)
     s, t = log_softmax(z)[1], log_softmax(logits(u, k, None, cap, tau)[0])[1]
     losses, pull = divergence(beta, s, t)
     dz = pull - np.exp(s) * pull.sum(1, keepdims=True)
-    return np.sum(tau**2 * ct * losses), *gradients(x, w, tau**2 * ct[:, None] * dz * slope)[:2]
+    return np.sum(tau**2 * ct * losses), *gradients(x, w, tau**2 * ct[:, None] * dz * slope, **how)[:2]
 
 
 def error(got, true):

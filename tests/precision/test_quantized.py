@@ -144,6 +144,7 @@ def test_init_encodes_while_it_runs_not_while_it_compiles_and_makes_no_wide_copy
     assert program.memory_analysis().temp_size_in_bytes < params.nbytes / 10
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_on_a_cpu_leaves_are_worked_on_one_after_the_other(codec):
     """The temporaries of twenty leaves are those of one, and no moment is decoded to memory: 5 % of float32 state."""

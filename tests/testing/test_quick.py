@@ -8,7 +8,7 @@ from jaxopt_lite.testing.quick import options, quick_jit
 
 
 def test_the_options_are_known_to_this_version_of_xla():
-    assert jax.default_backend() != "cpu" or options()
+    assert len(options()) >= (3 if jax.default_backend() == "cpu" else 1)
 
 
 def test_numbers_are_those_of_jit():

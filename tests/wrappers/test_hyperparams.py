@@ -52,7 +52,7 @@ def test_a_sweep_under_vmap_is_as_good_as_runs_with_floats(name):
     def both(rates):
         sweep = jax.vmap(lambda rate: walk(tx, set_hyperparams(tx.init(P), learning_rate=rate)))(rates)
         plain = [factory(rate, **extra) for rate in RATES]
-        return sweep, jnp.stack([walk(tx, tx.init(P)) for tx in plain])
+        return sweep, jnp.stack([walk(fixed, fixed.init(P)) for fixed in plain])
 
     swept, plain = both(jnp.array(RATES))
     np.testing.assert_allclose(swept, plain, rtol=1e-4, atol=1e-6)

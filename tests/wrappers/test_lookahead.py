@@ -82,6 +82,7 @@ def test_none_gradients_leave_their_parameters():
     np.testing.assert_array_equal(state.slow_params["b"], 1)
 
 
+@pytest.mark.cpu
 def test_between_meetings_the_slow_weights_are_not_copied():
     used, copies = temporaries(lookahead(jol.adam(1e-3)))
     assert used < 1.05
