@@ -25,11 +25,16 @@ import optax.contrib
 
 import jaxopt_lite as jol
 import jaxopt_lite.optimizers
+import jaxopt_lite.wrappers
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or torch's idle threads slow whoever runs after it
 
-OURS = SimpleNamespace(**vars(jol.optimizers) | vars(jol))
+OURS = SimpleNamespace(**vars(jol.wrappers) | vars(jol.optimizers) | vars(jol))
 PEER = SimpleNamespace(**vars(optax.contrib) | vars(optax))
+# What optax names otherwise, and what it has not: beside 8-bit state stands its own, of float32.
+PEER.skip_nonfinite = lambda tx: optax.apply_if_finite(tx, 2**31 - 1)
+PEER.accumulate = lambda tx, steps: optax.MultiSteps(tx, steps).gradient_transformation()
+PEER.quantize_state = lambda tx, codec: tx
 
 # Name → the same transformation from either library. The weight decay is on wherever both have it.
 CASES: dict[str, Callable] = {
@@ -68,6 +73,10 @@ CASES: dict[str, Callable] = {
     "sm3": lambda lib: lib.sm3(1e-3),
     "sophia": lambda lib: lib.sophia(1e-3),
     "yogi": lambda lib: lib.yogi(1e-3),
+    "accumulate 4": lambda lib: lib.accumulate(lib.adamw(1e-3), 4),
+    "skip_nonfinite": lambda lib: lib.skip_nonfinite(lib.adamw(1e-3)),
+    "adamw int8": lambda lib: lib.quantize_state(lib.adamw(1e-3), "int8"),
+    "adamw int4": lambda lib: lib.quantize_state(lib.adamw(1e-3), "int4"),
 }
 
 # Those that torch has a fused kernel for on every device.

@@ -113,6 +113,11 @@ def _primitives(part: Any) -> list:
     return [stages if isinstance(stages, Stage) else optax.with_extra_args_support(part)]
 
 
+def of_leaf_rules(tx: Any) -> bool:
+    """Whether ``tx`` is made of leaf rules of this package alone, which compilers fuse to a few passes over memory."""
+    return all(isinstance(primitive, Stage) for primitive in _primitives(tx))
+
+
 def _plan(primitives: list) -> list[tuple[Any, int]]:
     """Join stages into groups. A stage that looks at the whole tree of updates begins a new one."""
     runs: list[list] = []

@@ -1,6 +1,7 @@
 """Arithmetic over pytrees that is right in 16 bits and at extreme magnitudes."""
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -57,10 +58,10 @@ def vdot(a: Any, b: Any) -> jax.Array:
 def norm(tree: Any, *, minus: Any = None, axis_name: Any = None) -> jax.Array:
     """√(Σ |xᵢ|²) over all leaves, in float32 or better, for entries of any magnitude.
 
-    One pass when the sum of squares is a comfortable number; only otherwise (``lax.switch``) a second one in
-    which the entries are first scaled by a power of two. The gradient at 0 is 0. ``axis_name`` sums over a
-    mesh axis as well: each device holds other entries. ``minus`` is a tree like ``tree``, for the norm of their
-    difference, which is then never stored.
+    One pass when the sum of squares is a comfortable number; only otherwise a second one in which the entries are
+    first scaled by a power of two. (A GPU, which would wait for the host to choose, takes all sums in one pass.)
+    The gradient at 0 is 0. ``axis_name`` sums over a mesh axis as well: each device holds other entries. ``minus``
+    is a tree like ``tree``, for the norm of their difference, which is then never stored.
 
     >>> f"{norm([jnp.full(4, 1e20), jnp.zeros(2)]):.6g}"
     '2e+20'
@@ -68,21 +69,29 @@ def norm(tree: Any, *, minus: Any = None, axis_name: Any = None) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.float32(0)
-    dtype = jnp.result_type(jnp.float32, *leaves)
     others = [None] * len(leaves) if minus is None else jax.tree.leaves(minus)
-    total = _total([_sum_of_squares(*pair, dtype) for pair in zip(leaves, others, strict=True)], axis_name)
-    info = jnp.finfo(dtype)
+    dtype = jnp.result_type(jnp.float32, *leaves)
+    rows, alone = list(zip(leaves, others, strict=True)), len(leaves) == 1
+    sums = [_sums_of_squares(*row, dtype, alone) for row in rows]
+    total, sum_up, sum_down = _totals(zip(*sums, strict=True), axis_name)
     # Comfortable: no square has overflown, and those that underflow cannot matter. A sum of exactly 0 may hide some.
+    info, (up, down) = jnp.finfo(dtype), _scales(dtype)
     small, large = total < info.tiny * 2.0**56, total > info.max * 2.0**-8
-    scale = jnp.where(small, 2.0 ** (info.maxexp * 5 // 8), 2.0 ** (-info.maxexp * 5 // 8)).astype(
-        total.dtype
-    )
 
-    def scaled(pairs):
-        sums = [_scaled_sum_of_squares(*pair, scale, dtype) for pair in zip(*pairs, strict=True)]
-        return safe_sqrt(_total(sums, axis_name)) / scale
+    def second_pass():
+        scale = jnp.where(small, up, down).astype(total.dtype)
 
-    return jax.lax.cond(small | large, scaled, lambda _: safe_sqrt(total), (leaves, others))
+        def again():
+            column = [_scaled_sum(*row, scale, dtype) for row in rows]
+            return safe_sqrt(_totals([column], axis_name)[0]) / scale
+
+        return jax.lax.cond(small | large, again, lambda: safe_sqrt(total))
+
+    def at_once():
+        scaled = jnp.where(small, safe_sqrt(sum_up) / up, safe_sqrt(sum_down) / down)
+        return jnp.where(small | large, scaled, safe_sqrt(total))
+
+    return _where_choices_cost(alone, at_once, second_pass)
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -106,22 +115,43 @@ def _wide(x: Any) -> jax.Array:
     return x.astype(moment_dtype(x))
 
 
-# Both under jit, so that a tree of a thousand equal leaves is traced once.
-@functools.partial(jax.jit, static_argnums=2)
-def _sum_of_squares(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    return jnp.sum(abs2(_difference(x, y, dtype)))
+# These under jit, so that a tree of a thousand equal leaves is traced once.
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _sums_of_squares(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype, alone: bool) -> list:
+    """[1] each: Σ |x − y|², and where all are taken at once those of entries scaled up and down."""
+    difference = _difference(x, y, dtype)
+    plain = jnp.sum(abs2(difference))
+    row = lambda *sums: [x[None] for x in sums]
+
+    def at_once():
+        up, down = (scaled_magnitude(difference, s) for s in _scales(dtype))
+        # Bounded where the sum is not used, so that no derivative is 0 · inf.
+        up = jnp.minimum(up, 2.0 ** (jnp.finfo(dtype).maxexp // 2 - 4))
+        return row(plain, jnp.sum(up * up), jnp.sum(down * down))
+
+    return _where_choices_cost(alone, at_once, lambda: row(plain, plain, plain))
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _scaled_sum_of_squares(
-    x: jax.Array, y: jax.Array | None, scale: jax.Array, dtype: jnp.dtype
-) -> jax.Array:
+def _scaled_sum(x: jax.Array, y: jax.Array | None, scale: jax.Array, dtype: jnp.dtype) -> jax.Array:
     def total(x, y, scale):
         # Made to depend on the leaf, or XLA broadcasts one scale for all leaves to a full-size temporary.
-        own = jnp.where(jnp.isnan(jax.lax.stop_gradient(jnp.sum(x[(slice(1),) * x.ndim]))), 1, scale)
-        return jnp.sum(abs2(_difference(x, y, dtype) * own))
+        own = jnp.where(jnp.isnan(jnp.sum(x[(slice(1),) * x.ndim])), 1, scale)
+        return jnp.sum(abs2(_difference(x, y, dtype) * own))[None]
 
     return chosen_by_compiler(total, PartitionSpec(), jnp.asarray(x), y, scale)
+
+
+def _scales(dtype: jnp.dtype) -> tuple[float, float]:
+    """What brings the smallest and the largest entries to where squares are comfortable: powers of two."""
+    exponent = jnp.finfo(dtype).maxexp * 5 // 8
+    return 2.0**exponent, 2.0**-exponent
+
+
+def _where_choices_cost(alone: bool, at_once: Callable, otherwise: Callable) -> Any:
+    """On GPUs, which wait for the host to choose, and for one leaf on TPUs, where it cuts what would be one pass."""
+    on_tpu = at_once if alone else otherwise
+    return jax.lax.platform_dependent(cpu=otherwise, cuda=at_once, rocm=at_once, default=on_tpu)
 
 
 def _difference(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
@@ -129,9 +159,15 @@ def _difference(x: jax.Array, y: jax.Array | None, dtype: jnp.dtype) -> jax.Arra
     return x if y is None else x - jnp.asarray(y).astype(dtype)
 
 
-def _total(sums: list, axis_name: Any) -> jax.Array:
-    total = jnp.sum(jnp.stack(sums))
-    return total if axis_name is None else jax.lax.psum(total, axis_name)
+def scaled_magnitude(x: jax.Array, s: float) -> jax.Array:
+    """|x|·s; the maximum keeps XLA from turning the square of it into |x|²·s², which overflows."""
+    return jnp.maximum(jnp.abs(x) * s, 0)
+
+
+def _totals(columns: Iterable, axis_name: Any) -> jax.Array:
+    """The sum of each column of numbers, over a mesh axis as well."""
+    totals = jnp.stack([jnp.sum(jnp.concatenate(column)) for column in columns])
+    return totals if axis_name is None else jax.lax.psum(totals, axis_name)
 
 
 def known_late(arrays: Any) -> jax.Array:

@@ -39,13 +39,41 @@ TREES = {
 @pytest.mark.parametrize("name", TREES)
 def test_norm_equals_float64(name):
     leaves = [jnp.asarray(x) for x in TREES[name]]
-    expected = global_norm(
-        [np.asarray(x, np.complex128 if jnp.iscomplexobj(x) else np.float64) for x in leaves]
-    )
     got = NORM({"tree": leaves, "none": None})
     assert got.dtype == jnp.float32
     assert got.shape == ()
-    np.testing.assert_allclose(got, expected, rtol=5e-7)
+    np.testing.assert_allclose(got, exact(leaves), rtol=5e-7)
+
+
+def exact(leaves):
+    return global_norm([np.asarray(x, np.result_type(np.float64, x.dtype)) for x in leaves])
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """What is written for a GPU, on whatever runs the tests."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, cuda, **others: cuda(*x))
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_norm_as_on_a_gpu(name, on_a_gpu):
+    leaves = [jnp.asarray(x) for x in TREES[name]]
+    np.testing.assert_allclose(jax.jit(lambda leaves: tree.norm(leaves))(leaves), exact(leaves), rtol=5e-7)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1.0, 1e20, 5e37])
+def test_gradient_as_on_a_gpu(scale, on_a_gpu):
+    x = jnp.float32([3, -4, 0]) * scale
+    expected = np.array([0.6, -0.8, 0]) if scale else np.zeros(3)
+    np.testing.assert_allclose(jax.grad(lambda x: tree.norm(x))(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_as_on_a_gpu(bad, on_a_gpu):
+    assert str(float(jax.jit(lambda x: tree.norm(x))(jnp.float32([bad, 1])))) == str(abs(bad))
 
 
 @pytest.mark.parametrize(("bad", "expected"), [(np.inf, np.inf), (-np.inf, np.inf), (np.nan, np.nan)])
@@ -70,6 +98,20 @@ def test_gradient_of_the_norm_is_the_unit_vector(scale):
     np.testing.assert_allclose(
         jax.jvp(tree.norm, (x,), (jnp.ones(3),))[1], expected.sum(), rtol=1e-6, atol=1e-7
     )
+
+
+def test_gradient_in_its_own_dtype_of_a_difference_and_under_vmap():
+    x = {"a": jnp.array([3.0, 0], jnp.bfloat16), "b": jnp.complex64([4j])}
+    slope = jax.grad(tree.norm)(x)
+    assert (slope["a"].dtype, slope["b"].dtype) == (jnp.bfloat16, jnp.complex64)
+    np.testing.assert_allclose(np.float32(slope["a"]), [0.6, 0], rtol=4e-3)
+    np.testing.assert_allclose(slope["b"], [-0.8j], rtol=1e-6)  # JAX's convention: the conjugate
+    two = jnp.float32([3, 4]), jnp.float32([0, 8])
+    slopes = jax.grad(lambda a, b: tree.norm(a, minus=b), (0, 1))(*two)
+    np.testing.assert_allclose(slopes, [[0.6, -0.8], [-0.6, 0.8]], rtol=1e-6)
+    rows = jnp.float32([[3, 4]]) * jnp.float32([[1e20], [1e-25], [0], [1]])
+    np.testing.assert_allclose(jax.vmap(jax.grad(tree.norm))(rows)[::3], [[0.6, 0.8]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(jax.hessian(tree.norm)(rows[3]), [[0.128, -0.096], [-0.096, 0.072]], rtol=1e-5)
 
 
 def test_norm_under_vmap_equals_the_loop():

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from jaxopt_lite import checks
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import moments
-from jaxopt_lite.optimizers.norms import scaled_magnitude
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate
 from jaxopt_lite.transformation import elementwise, transformation
-from jaxopt_lite.tree import abs2, safe_sqrt
+from jaxopt_lite.tree import abs2, safe_sqrt, scaled_magnitude
 from jaxopt_lite.types import Array, Mask, Params, Scalar, ScalarOrSchedule
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_lite.tree import abs2, abs_bound, safe_sqrt
+from jaxopt_lite.tree import abs2, abs_bound, safe_sqrt, scaled_magnitude
 
 SMALL = 2**16
 """Entries that stay in a cache, so that one more pass over them is nothing; a choice costs time to compile."""
@@ -25,12 +25,8 @@ def rms(x: jax.Array, axis: Any = None) -> jax.Array:
             jnp.isinf(plain), safe_sqrt(_mean_square(scaled_magnitude(x, s), axis)) / s, safe_sqrt(plain)
         )
 
-    return jax.lax.cond(jnp.any(jnp.isinf(plain)), scaled, lambda: safe_sqrt(plain))
-
-
-def scaled_magnitude(x: jax.Array, s: float) -> jax.Array:
-    """|x|·s; the maximum keeps XLA from turning the square of a 0-d one into |x|²·s², which overflows."""
-    return jnp.maximum(jnp.abs(x) * s, 0)
+    again = lambda: jax.lax.cond(jnp.any(jnp.isinf(plain)), scaled, lambda: safe_sqrt(plain))
+    return jax.lax.platform_dependent(cpu=again, default=scaled)
 
 
 def _mean_square(x: jax.Array, axis: Any) -> jax.Array:

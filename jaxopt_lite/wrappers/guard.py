@@ -11,6 +11,7 @@ import optax
 
 from jaxopt_lite import checks, tree
 from jaxopt_lite.batches import check_count
+from jaxopt_lite.compose import of_leaf_rules
 from jaxopt_lite.transformation import transformation
 from jaxopt_lite.types import Array, OptState, Scalar
 from jaxopt_lite.wrappers import inner as within
@@ -52,22 +53,25 @@ def skip_nonfinite(tx, max_consecutive: int | None = None):
     """
     if max_consecutive is not None:
         checks.between("skip_nonfinite", "max_consecutive", max_consecutive, 0, float("inf"))
-    inner = within.adopt("skip_nonfinite", tx)
+    inner, cheap = within.adopt("skip_nonfinite", tx), of_leaf_rules(tx)
 
     def init(params):
         zero = lambda: jnp.zeros([], jnp.int32)
         return SkipNonfiniteState(zero(), jnp.array(True), zero(), inner.init(within.arrays(params)))
 
     def update(updates, state, params=None, **extra):
-        run = lambda: inner.update(updates, state.inner_state, params, **extra)
+        given = updates, state.inner_state, params
+        run = lambda given=given: inner.update(*given, **extra)
         new, inner_state = run()
-        finite = within.all_finite(updates, new)
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(new))
+        seen = run(within.apart(given))[0] if traced and cheap else new
+        finite = within.all_finite(updates, seen)
         count = jnp.where(finite, 0, optax.safe_increment(state.notfinite_count))
         total = state.total_notfinite
         total = jnp.where(finite, total, optax.safe_increment(total))
         passes = finite if max_consecutive is None else finite | (count > max_consecutive)
-        again = run if isinstance(passes, jax.core.Tracer) else (lambda: (new, inner_state))
-        kept = within.either(passes, lambda: again()[1], lambda: state.inner_state)
+        again = run if traced else (lambda: (new, inner_state))
+        kept = within.either(passes, lambda: again()[1], lambda: state.inner_state, inner_state)
         zeroed = jax.tree.map(lambda u: jnp.where(passes, u, jnp.zeros_like(u)), new)
         return zeroed, SkipNonfiniteState(count, finite, total, kept)
 

@@ -92,17 +92,23 @@ def branch(chosen: Any, on_true: Callable, on_false: Callable) -> Any:
     return lax.cond(chosen, on_true, on_false)
 
 
-def either(chosen: Any, on_true: Callable, on_false: Callable) -> Any:
+def either(chosen: Any, on_true: Callable, on_false: Callable, ready: Any = None) -> Any:
     """As ``branch``, for what costs about as much as reading and writing it; on accelerators entries are selected.
 
     There whatever goes into a conditional and comes out of it is an array in memory, copied where it is donated: on a
     GPU three times the parameters for lookahead, where the selection joins the arithmetic before it. A CPU's
-    conditional works in place.
+    conditional works in place. ``ready`` is the result of ``on_true`` where it is there already: what is selected.
     """
     if not isinstance(chosen, jax.core.Tracer):
         return branch(chosen, on_true, on_false)
-    selected = lambda: jax.tree.map(lambda x, y: jnp.where(chosen, x, y), on_true(), on_false())
+    true = (lambda: ready) if ready is not None else on_true
+    selected = lambda: jax.tree.map(lambda x, y: jnp.where(chosen, x, y), true(), on_false())
     return lax.platform_dependent(cpu=lambda: lax.cond(chosen, on_true, on_false), default=selected)
+
+
+def apart(arrays: Any) -> Any:
+    """The same arrays, for work that an accelerator is to do twice, rather than once into memory for two readers."""
+    return lax.platform_dependent(arrays, cpu=lambda arrays: arrays, default=lax.optimization_barrier)
 
 
 def all_finite(*trees: Any) -> Array:
