@@ -1,9 +1,11 @@
-"""`alike`: split a value over a mesh as the compiler splits another one, which is known only when it does.
+"""Where the compiler puts a value on a mesh's automatic axes, said by where another one lies: `alike` and barriers.
 
-jax had a function for it until 0.10; it asks the partitioner, Shardy, for the same.
+Which that is only the compiler knows. So these speak to its partitioner, Shardy, in whose words ``alike`` is a
+sharding group, and ``settled`` and ``loose`` are propagation barriers.
 """
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from jax.interpreters import batching, mlir
 
 @jax.custom_jvp
 def alike(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``y``, split as ``x`` of the same shape; for arrays whose types do not tell, on axes that the compiler splits.
+    """``y`` where ``x``, of the same shape, lies.
 
     >>> alike(jnp.zeros(2), jnp.ones(2)).tolist()
     [1.0, 1.0]
@@ -22,29 +24,55 @@ def alike(x: jax.Array, y: jax.Array) -> jax.Array:
     return _alike.bind(x, y)
 
 
+@jax.custom_jvp
+def settled(x: jax.Array) -> jax.Array:
+    """``x``, which lies where what it is made of tells, whatever is made of it.
+
+    >>> settled(jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+    return _barrier.bind(x, direction="FORWARD")
+
+
+@jax.custom_jvp
+def loose(x: jax.Array) -> jax.Array:
+    """``x``, which lies where it is told to, and what it is made of where that was.
+
+    >>> loose(jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+    return _barrier.bind(x, direction="NONE")
+
+
 alike.defjvp(lambda primals, tangents: (alike(*primals), tangents[1]))
+settled.defjvp(lambda primals, tangents: (settled(*primals), *tangents))
+loose.defjvp(lambda primals, tangents: (loose(*primals), *tangents))
+_alike, _barrier = Primitive("alike"), Primitive("barrier")
+_groups = itertools.count()
 
-_alike = Primitive("alike")
-_alike.def_impl(lambda x, y: y)
-_alike.def_abstract_eval(lambda x, y: y)
-_numbers = itertools.count()
 
-
-def _lower(context, x, y):
-    """Both in a group of their own."""
-    group = next(_numbers)
+def _alike_lowered(context: Any, x: Any, y: Any) -> list:
+    group = next(_groups)
     for value in (x, y):
         sdy.sharding_group(value, group)
     return [y]
 
 
-def _batched(arrays, axes):
+def _barrier_lowered(context: Any, x: Any, *, direction: str) -> list:
+    return [sdy.propagation_barrier(x, sdy.PropagationDirection[direction])]
+
+
+def _alike_batched(arrays: Any, axes: Any) -> tuple:
     """Batches of both are split alike; where only one is a batch, nothing is said."""
     x, y = arrays
     if None in axes:
         return y, axes[1]
-    return _alike.bind(jnp.moveaxis(x, axes[0], axes[1]), y), axes[1]
+    return _alike.bind(jnp.moveaxis(x, *axes), y), axes[1]
 
 
-mlir.register_lowering(_alike, _lower, cacheable=False)  # else leaves of one shape would share a group
-batching.primitive_batchers[_alike] = _batched
+for _primitive, _lowered in ((_alike, _alike_lowered), (_barrier, _barrier_lowered)):
+    _primitive.def_impl(lambda *arrays, **_: arrays[-1])
+    _primitive.def_abstract_eval(lambda *arrays, **_: arrays[-1])
+    mlir.register_lowering(_primitive, _lowered, cacheable=False)  # else all of one shape would be one group
+batching.primitive_batchers[_alike] = _alike_batched
+batching.primitive_batchers[_barrier] = lambda arrays, axes, **how: (_barrier.bind(*arrays, **how), *axes)

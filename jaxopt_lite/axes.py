@@ -42,14 +42,12 @@ def is_typed(x: Any) -> bool:
     return isinstance(x, jax.Array) and _mesh(x) is not None
 
 
-def tells_all(x: Any) -> bool:
-    """Whether x's type says how it is split: all axes of its mesh are explicit."""
-    return is_typed(x) and set(jax.typeof(x).sharding.mesh.axis_names) == set(_mesh(x).explicit_axes)
-
-
 def is_whole(x: Any) -> bool:
-    """Whether x's type says that every device of a mesh holds all of it."""
-    return tells_all(x) and not any(spec(x))
+    """Whether x's type says that every device of a mesh holds all of it: all its axes are explicit, none splits x."""
+    if not is_typed(x):
+        return False
+    mesh = jax.typeof(x).sharding.mesh
+    return set(mesh.axis_names) == set(mesh.explicit_axes) and not any(spec(x))
 
 
 def _mesh(x: Any) -> Any:

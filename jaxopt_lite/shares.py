@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxopt_lite.alike import alike
-from jaxopt_lite.axes import is_whole, leading, tells_all
+from jaxopt_lite.alike import alike, loose, settled
+from jaxopt_lite.axes import is_whole
 
 
 def on_mesh() -> bool:
@@ -109,7 +109,8 @@ def _where_it_lies(f: Callable, axis: int) -> Callable:
     """``f`` of arrays, of which each device gets its share along ``axis``, also where that is split already.
 
     In between the axis is several, one for each of the mesh, which take theirs one after the other, as in
-    ``in_shares``: what a mesh axis has of it already stays.
+    ``in_shares``: what a mesh axis has of it already stays. A result of the shape of the argument in its place goes
+    back to where that lies.
     """
     mesh, free = jax.sharding.get_abstract_mesh(), PartitionSpec.UNCONSTRAINED
     names, sizes = mesh.axis_names, list(mesh.axis_sizes)
@@ -124,11 +125,18 @@ def _where_it_lies(f: Callable, axis: int) -> Callable:
         behind = [free] * (x.ndim - axis - len(names))
         return jax.lax.with_sharding_constraint(x, PartitionSpec(*[free] * (axis + k), *names[k:], *behind))
 
+    def back(there, results):
+        pairs = itertools.zip_longest(there[: len(results)], results)
+        return [y if x is None or x.shape != y.shape else alike(x, loose(y)) for x, y in pairs]
+
     def split(*arrays):
-        stacks = [apart(x) for x in arrays]
+        way = [[settled(apart(x)) for x in arrays]]
         for k in reversed(range(1, len(names))):
-            stacks = [stop(x, k) for x in stacks]
-        return jax.tree.map(joined, local(*stacks))
+            way.append([stop(x, k) for x in way[-1]])
+        results, treedef = jax.tree.flatten(local(*way[-1]))
+        for there in reversed(way[1:-1]):  # XLA goes back over two axes at once, not over three
+            results = jax.lax.optimization_barrier(back(there, results))  # which keeps them apart
+        return jax.tree.unflatten(treedef, map(joined, back(way[0], results)))
 
     return split
 
@@ -136,15 +144,14 @@ def _where_it_lies(f: Callable, axis: int) -> Callable:
 def known(g: jax.Array, arrays: Any, stacked: bool) -> tuple | None:
     """What ``in_shares`` is to be told for matrices g and all arrays beside them, where that is known beforehand.
 
-    It is of a stack that was just made, and where types tell that a batch is whole.
+    It is of a stack that was just made, and of what types tell that every device holds whole.
     """
     if not on_mesh():
         return None
     if all(map(is_whole, jax.tree.leaves(arrays))):
         return 0, ()  # every device does everything
     axis = divided(g.shape[:-2], devices())
-    by_row_or_column = stacked or (tells_all(g) and not any(leading(g, g.ndim - 2)))
-    return (axis,) if by_row_or_column and axis is not None else None
+    return (axis,) if stacked and axis is not None else None
 
 
 def has_batch(x: Any) -> bool:

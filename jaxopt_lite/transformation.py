@@ -273,18 +273,13 @@ class Group:
             done = (None, row) if g is None else self.leaf(g, p, scalars, row, ready, flags[bundle[0]], many)
             before = before if ready is None else done[1]
             for i, part in zip(bundle, _unstacked(done, len(bundle)), strict=True):
-                free = self._free(leaves[i])
-                new[i] = part if free else jax.tree.map(shares.placed_like, (leaves[i], rows[i]), part)
+                kept = self.together and leaves[i] is not None
+                new[i] = jax.tree.map(shares.placed_like, (leaves[i], rows[i]), part) if kept else part
         rebuilt = [
             self._rebuild(stage, steps, [row[k] for _, row in new], treedef)
             for k, (stage, steps) in enumerate(zip(self.stages, counts, strict=True))
         ]
         return treedef.unflatten([u for u, _ in new]), rebuilt
-
-    def _free(self, g) -> bool:
-        """Whether results lie where XLA likes: told where to, it would gather a batch of several mesh axes."""
-        several = len(jax.sharding.get_abstract_mesh().axis_names) > 1
-        return not self.together or g is None or (several and shares.has_batch(g))
 
     def _bundles(self, leaves, ps, rows, flags) -> list[list[int]]:
         """Which leaves are worked on at once: each alone, or on a mesh as one stack all matrices of one type.

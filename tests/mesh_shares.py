@@ -93,6 +93,8 @@ def decompositions_are_shared_out(axis_type):
 GATHERS = "all-gather|all-reduce"
 ROW = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
 BOTH = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+TYPED_ROW = jax.make_mesh((8,), ("fsdp",))
+THREE = jax.make_mesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 TYPED = jax.make_mesh((2, 4), ("data", "fsdp"))
 MIXED = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Explicit, AxisType.Auto))
 LONE, STACK = {f"layer{i}": (16, 32) for i in range(8)}, {"stack": (8, 16, 32)}
@@ -125,7 +127,12 @@ def matrices_split_by_rows_are_exchanged_not_gathered():
     cases += [(f, ROW, LONE, spec) for f in FACTORIES for spec in (P("fsdp"), P(None, "fsdp"))]
     cases += [(f, BOTH, LONE, P("fsdp", "data")) for f in FACTORIES]
     cases += [(optimizers.soap, BOTH, LONE, spec) for spec in (P("data", "fsdp"), P(("data", "fsdp")))]
-    cases += [(optimizers.soap, TYPED, STACK, P(None, "fsdp", "data"))]
+    cases += [(f, mesh, STACK, P(None, "fsdp", "data")) for f in FACTORIES for mesh in (BOTH, TYPED, MIXED)]
+    cases += [(optimizers.soap, BOTH, STACK, P("data", None, "fsdp"))]
+    cases += [
+        (optimizers.soap, THREE, STACK, P(None, "fsdp", "tensor")),
+        (optimizers.shampoo, TYPED_ROW, STACK, P(None, "fsdp")),
+    ]
     cases += [(in_blocks, ROW, {f"layer{i}": (32, 32) for i in range(3)}, P("fsdp"))]
     for case in cases:
         text, here, total = step_of(*case)
@@ -151,6 +158,7 @@ def results_lie_where_they_did():
     """Updates beside gradients and state beside state, though no one says so to ``jit``."""
     cases = [(ROW, {"lone": (16, 32)}, P("fsdp")), (ROW, {"lone": (16, 32)}, P(None, "fsdp"))]
     cases += [(ROW, LONE, P("fsdp")), (BOTH, LONE, P("fsdp")), (BOTH, STACK, P(("data", "fsdp")))]
+    cases += [(BOTH, STACK, P(None, "fsdp", "data")), (BOTH, STACK, P(None, "fsdp"))]
     for factory in FACTORIES:
         for mesh, shapes, spec in cases:
             tx, params = factory(0.1), {name: jnp.ones(shape) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""`alike` is the identity of its second argument; where it puts that is checked in mesh_shares.py."""
+"""`alike` and the barriers are identities; where they put things is checked in mesh_shares.py."""
 
 import re
 
@@ -7,38 +7,44 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_lite.alike import alike
+from jaxopt_lite.alike import alike, loose, settled
 
 X, Y = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
 
 
-def test_values_and_derivatives_are_those_of_the_second():
-    for f in (alike, jax.jit(alike)):
-        assert f(X, Y) is Y or np.array_equal(f(X, Y), Y)
-        assert f(jnp.arange(3), jnp.arange(3) + 1).tolist() == [1, 2, 3]
-    gradients = jax.grad(lambda x, y: jnp.vdot(X, alike(x, y) ** 2), (0, 1))(X, Y)
+@pytest.mark.parametrize(
+    "f", [alike, jax.jit(alike), lambda x, y: loose(y), jax.jit(lambda x, y: settled(y))]
+)
+def test_values_and_derivatives_are_those_of_the_last(f):
+    np.testing.assert_array_equal(f(X, Y), Y)
+    assert f(jnp.arange(3), jnp.arange(3) + 1).tolist() == [1, 2, 3]
+    gradients = jax.grad(lambda x, y: jnp.vdot(X, f(x, y) ** 2), (0, 1))(X, Y)
     np.testing.assert_array_equal(gradients, (0 * X, 2 * X))
-    assert jax.jvp(jax.jit(alike), (X, Y), (X, 3 * Y))[1].tolist() == (3 * Y).tolist()
+    assert jax.jvp(f, (X, Y), (X, 3 * Y))[1].tolist() == (3 * Y).tolist()
 
 
+@pytest.mark.parametrize("f", [alike, lambda x, y: loose(y), lambda x, y: settled(y)])
 @pytest.mark.parametrize("axes", [(0, 0), (1, 0), (0, 1), (None, 0), (0, None), (None, 1)])
-def test_under_vmap(axes):
-    x, y = (
-        jnp.moveaxis(jnp.stack([a, a + 1]), 0, axis) if axis is not None else a
-        for a, axis in zip((X, Y), axes, strict=True)
-    )
-    f = lambda x, y: alike(x, y) * 2
-    np.testing.assert_array_equal(jax.vmap(f, axes)(x, y), jax.vmap(lambda x, y: y * 2, axes)(x, y))
+def test_under_vmap(f, axes):
+    batch = lambda a, axis: a if axis is None else jnp.stack([a, a + 1], axis)
+    x, y = batch(X, axes[0]), batch(Y, axes[1])
+    got = jax.vmap(lambda x, y: f(x, y) * 2, axes)(x, y)
+    np.testing.assert_array_equal(got, jax.vmap(lambda x, y: y * 2, axes)(x, y))
+
+
+def text_of(f, *args):
+    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+        return jax.jit(f).lower(*args).as_text()
 
 
 def test_each_pair_is_a_group_of_its_own():
     """Also where all are of one shape."""
-
-    def f(x, y, z):
-        return alike(x, y), alike(y, z), alike(x, z)
-
-    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
-        text = jax.jit(f).lower(X, Y, Y).as_text()
+    text = text_of(lambda x, y, z: (alike(x, y), alike(y, z), alike(x, z)), X, Y, Y)
     groups = re.findall(r"sdy.sharding_group %\w+ group_id=(\d+)", text)
     assert len(groups) == 6
     assert len(set(groups)) == 3
+
+
+def test_barriers_say_their_direction():
+    text = text_of(lambda x: loose(settled(x)), X)
+    assert re.findall(r"propagation_barrier %\w+ allowed_direction=(\w+)", text) == ["FORWARD", "NONE"]

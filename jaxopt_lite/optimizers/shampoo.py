@@ -100,6 +100,8 @@ def _is_matrix(leaf: Any) -> bool:
 def _to_blocks(x: Array, size: int) -> Array:
     """[..., m, n] as [..., blocks, a, b], row by row, filled up with zeros, which precondition nothing."""
     (a, b), (rows, columns) = _cut(x.shape, size)
+    if rows == columns == 1:  # no more than it takes, so that XLA sees where the rest lies
+        return x[..., None, :, :]
     widths = [(0, 0)] * (x.ndim - 2) + [(0, rows * a - x.shape[-2]), (0, columns * b - x.shape[-1])]
     x = jnp.pad(x, widths) if any(after for _, after in widths) else x
     x = x.reshape(*x.shape[:-2], rows, a, columns, b).swapaxes(-3, -2)
@@ -109,6 +111,8 @@ def _to_blocks(x: Array, size: int) -> Array:
 def _from_blocks(x: Array, shape: tuple[int, ...], size: int) -> Array:
     """Undo ``_to_blocks`` of an array of this shape."""
     (a, b), (rows, columns) = _cut(shape, size)
+    if rows == columns == 1:
+        return x[..., 0, :, :]
     x = x.reshape(*shape[:-2], rows, columns, a, b).swapaxes(-3, -2)
     return x.reshape(*shape[:-2], rows * a, columns * b)[..., : shape[-2], : shape[-1]]
 
@@ -164,7 +168,8 @@ def shampoo(
 
     On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
     its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
-    them: only gradient and momentum travel. Of a matrix of one block and a shape of its own XLA gathers what the
+    them: only gradient and momentum travel. (XLA gathers these two where blocks cross the cuts of the matrix, and of
+    a batch of matrices in several blocks each.) Of a matrix of one block and a shape of its own it gathers what the
     products need, every step.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots

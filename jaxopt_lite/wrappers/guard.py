@@ -33,9 +33,11 @@ def skip_nonfinite(tx, max_consecutive: int | None = None):
     The update is then exactly zero and ``tx``'s state stays as it was, to the bit: later steps are as if this
     one had not been. optax's ``apply_if_finite`` looks at the gradients only.
 
-    ``tx.update`` stands twice in the compiled step: for the update, and for the state once the update is known
-    to be finite. XLA drops from each what the other needs, and no copy of the state is made. A ``tx`` that calls
-    the loss itself calls it twice: prefer ``sam(skip_nonfinite(tx))``.
+    No copy of the state is made. On a CPU ``tx.update`` stands twice in the compiled step, for the update, and for
+    the state once the update is known to be finite; elsewhere it does so if ``tx`` is made of leaf rules of this
+    package, since that is less than to store an update until all are seen. XLA drops from each what the other needs.
+    To look at updates costs time, most on a CPU, where the step takes about twice as long as optax's. A ``tx`` that
+    calls the loss itself may call it twice: prefer ``sam(skip_nonfinite(tx))``.
 
     Args:
       tx: any optax-protocol transformation.
