@@ -54,7 +54,7 @@ def share_out(f: Callable, stack: jax.Array) -> jax.Array:
     return done[: len(stack)]
 
 
-def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
+def by_matrix(f: Callable, *stacks: jax.Array, returns: bool = True) -> Any:
     """``f`` of stacks of matrices [..., m, n], of which each device computes whole ones, its share.
 
     For decompositions: XLA would gather their operands on every device. The first axis of the batch that the devices
@@ -66,7 +66,7 @@ def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
         return f(*stacks)
     mesh, batch = jax.sharding.get_abstract_mesh(), stacks[0].shape[:-2]
     if (axis := divided(batch, mesh.size)) is not None:
-        return _where_it_lies(f, axis)(*stacks)
+        return _where_it_lies(f, axis, returns)(*stacks)
     number = math.prod(batch)
     axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, number))
     extra = -number % count(mesh, axes)
@@ -105,12 +105,12 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     return split
 
 
-def _where_it_lies(f: Callable, axis: int) -> Callable:
+def _where_it_lies(f: Callable, axis: int, returns: bool) -> Callable:
     """``f`` of arrays, of which each device gets its share along ``axis``, also where that is split already.
 
     In between the axis is several, one for each of the mesh, which take theirs one after the other, as in
-    ``in_shares``: what a mesh axis has of it already stays. A result of the shape of the argument in its place goes
-    back to where that lies.
+    ``in_shares``: what a mesh axis has of it already stays. If it ``returns``, a result of the shape of the argument
+    in its place goes the way of that back, and nothing on the way there is moved by what comes after.
     """
     mesh, free = jax.sharding.get_abstract_mesh(), PartitionSpec.UNCONSTRAINED
     names, sizes = mesh.axis_names, list(mesh.axis_sizes)
@@ -126,17 +126,19 @@ def _where_it_lies(f: Callable, axis: int) -> Callable:
         return jax.lax.with_sharding_constraint(x, PartitionSpec(*[free] * (axis + k), *names[k:], *behind))
 
     def back(there, results):
-        pairs = itertools.zip_longest(there[: len(results)], results)
-        return [y if x is None or x.shape != y.shape else alike(x, loose(y)) for x, y in pairs]
+        for x, y in itertools.zip_longest(there[: len(results)], results):
+            # The barrier is where the compiler can put y before it goes on.
+            yield y if x is None or x.shape != y.shape else alike(x, jax.lax.optimization_barrier(loose(y)))
 
     def split(*arrays):
-        way = [[settled(apart(x)) for x in arrays]]
+        rest = settled if returns else lambda x: x
+        way = [[rest(apart(x)) for x in arrays]]
         for k in reversed(range(1, len(names))):
-            way.append([stop(x, k) for x in way[-1]])
-        results, treedef = jax.tree.flatten(local(*way[-1]))
-        for there in reversed(way[1:-1]):  # XLA goes back over two axes at once, not over three
-            results = jax.lax.optimization_barrier(back(there, results))  # which keeps them apart
-        return jax.tree.unflatten(treedef, map(joined, back(way[0], results)))
+            way.append([stop(rest(x), k) for x in way[-1]])
+        results, treedef = jax.tree.flatten(local(*map(rest, way[-1])))
+        for there in reversed(way if returns else []):
+            results = list(back(there, results))
+        return jax.tree.unflatten(treedef, map(joined, results))
 
     return split
 
@@ -164,7 +166,7 @@ def divided(shape: tuple, parts: int) -> int | None:
     return next((i for i, n in enumerate(shape) if n and n % parts == 0), None)
 
 
-def rule_by_matrix(rule: Callable) -> Callable:
+def rule_by_matrix(rule: Callable, returns: bool = True) -> Callable:
     """A leaf rule for matrices [..., m, n], shared out as by ``by_matrix``. Slots begin with the batch; p is not read.
 
     Each device works on whole matrices and their state, which an exchange brings where rows or columns are split:
@@ -174,7 +176,7 @@ def rule_by_matrix(rule: Callable) -> Callable:
     def shared(g, p, s, *slots):
         if math.prod(g.shape[:-2]) < 2:
             return rule(g, p, s, *slots)
-        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots)
+        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots, returns=returns)
 
     shared.__qualname__ = rule.__qualname__
     return shared

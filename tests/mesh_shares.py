@@ -94,7 +94,7 @@ GATHERS = "all-gather|all-reduce"
 ROW = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
 BOTH = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 TYPED_ROW = jax.make_mesh((8,), ("fsdp",))
-THREE = jax.make_mesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+THREE = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 TYPED = jax.make_mesh((2, 4), ("data", "fsdp"))
 MIXED = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Explicit, AxisType.Auto))
 LONE, STACK = {f"layer{i}": (16, 32) for i in range(8)}, {"stack": (8, 16, 32)}
@@ -128,11 +128,11 @@ def matrices_split_by_rows_are_exchanged_not_gathered():
     cases += [(f, BOTH, LONE, P("fsdp", "data")) for f in FACTORIES]
     cases += [(optimizers.soap, BOTH, LONE, spec) for spec in (P("data", "fsdp"), P(("data", "fsdp")))]
     cases += [(f, mesh, STACK, P(None, "fsdp", "data")) for f in FACTORIES for mesh in (BOTH, TYPED, MIXED)]
-    cases += [(optimizers.soap, BOTH, STACK, P("data", None, "fsdp"))]
     cases += [
-        (optimizers.soap, THREE, STACK, P(None, "fsdp", "tensor")),
-        (optimizers.shampoo, TYPED_ROW, STACK, P(None, "fsdp")),
+        (optimizers.soap, BOTH, STACK, spec) for spec in (P("data", None, "fsdp"), P(None, ("data", "fsdp")))
     ]
+    cases += [(optimizers.soap, THREE, STACK, P(None, ("data", "fsdp"), "tensor"))]
+    cases += [(optimizers.shampoo, TYPED_ROW, STACK, P(None, "fsdp"))]
     cases += [(in_blocks, ROW, {f"layer{i}": (32, 32) for i in range(3)}, P("fsdp"))]
     for case in cases:
         text, here, total = step_of(*case)

@@ -66,13 +66,14 @@ def scale_by_shampoo(
         adam = m / (moments.root_of(second**2 * nu) + GRAFT_EPS)
         if not sides[0].size:
             return adam, mu, nu, *sides
-        u, _, *sides = of_blocks(_to_blocks(g, block_size), None, s, _to_blocks(m, block_size), *sides)
+        # L, R and roots of the blocks of one matrix lie where they are worked on: nothing has to return.
+        shared = shares.rule_by_matrix(of_blocks, returns=g.ndim > 2)
+        u, _, *sides = shared(_to_blocks(g, block_size), None, s, _to_blocks(m, block_size), *sides)
         if graft is not None:  # the norms are taken where the moments lie
             other = _to_blocks(adam if graft == "adam" else m, block_size)
             u = u * (rms(other, (-2, -1)) * (u.shape[-2] * u.shape[-1]) ** 0.5)
         return _from_blocks(u, g.shape, block_size), mu, nu, *sides
 
-    @shares.rule_by_matrix
     def of_blocks(g, p, s, m, left, right, scale, *roots):
         due, _, second = s
         with kronecker.HIGHEST:
