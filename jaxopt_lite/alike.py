@@ -53,13 +53,18 @@ _groups = itertools.count()
 
 def _alike_lowered(context: Any, x: Any, y: Any) -> list:
     group = next(_groups)
-    for value in (x, y):
+    for value in (x, y) if _heard() else ():
         sdy.sharding_group(value, group)
     return [y]
 
 
 def _barrier_lowered(context: Any, x: Any, *, direction: str) -> list:
-    return [sdy.propagation_barrier(x, sdy.PropagationDirection[direction])]
+    return [sdy.propagation_barrier(x, sdy.PropagationDirection[direction]) if _heard() else x]
+
+
+def _heard() -> bool:
+    """Whether Shardy is the partitioner; the one before it takes no such words."""
+    return getattr(jax.config, "jax_use_shardy_partitioner", True)
 
 
 def _alike_batched(arrays: Any, axes: Any) -> tuple:

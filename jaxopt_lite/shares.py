@@ -60,7 +60,8 @@ def by_matrix(f: Callable, *stacks: jax.Array, returns: bool = True) -> Any:
     For decompositions: XLA would gather their operands on every device. The first axis of the batch that the devices
     divide is split among them; where it is so already nothing is exchanged. Without one the whole batch is, as one
     axis; a single matrix goes to all devices. Off a mesh it is ``f(*stacks)``. Behind the batch, which is the first
-    stack's, the others and the results may have any axes.
+    stack's, the others and the results may have any axes. If it ``returns``, results of a batch that is divided lie
+    where the arguments of their shape do.
     """
     if not on_mesh() or not stacks[0].size:
         return f(*stacks)

@@ -48,3 +48,13 @@ def test_each_pair_is_a_group_of_its_own():
 def test_barriers_say_their_direction():
     text = text_of(lambda x: loose(settled(x)), X)
     assert re.findall(r"propagation_barrier %\w+ allowed_direction=(\w+)", text) == ["FORWARD", "NONE"]
+
+
+def test_the_partitioner_before_shardy_is_told_nothing():
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        text = text_of(lambda x, y: alike(settled(x), loose(y)), X, Y)
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", True)
+    assert "propagation_barrier" not in text
+    assert "sharding_group" not in text
