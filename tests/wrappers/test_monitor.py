@@ -50,7 +50,8 @@ def test_at_the_edges(g, p, expected):
     _, state = jax.jit(tx.update)(jnp.full(4, g, jnp.float32), tx.init(p), p)
     got = monitored(state)
     names = ("gradient_norm", "update_norm", "parameter_norm", "ratio")
-    np.testing.assert_allclose([got[n] for n in names], expected, rtol=1e-6, atol=1e-44)
+    subnormal = expected[3] if expected[3] < 1e-40 else 0
+    np.testing.assert_allclose([got[n] for n in names], expected, rtol=1e-6, atol=subnormal)
 
 
 def test_16_bits_are_measured_in_float32():
