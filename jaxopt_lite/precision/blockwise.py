@@ -104,9 +104,10 @@ def _unpack(numbers: Any, packed: bool, signed: bool) -> Array:
 
 
 def _signed_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
-    def encode(x: Array, key: Any = None) -> Blocks:
-        x = wide(x)
-        scale = tile_scale(x, block)
+    scale_of = lambda x: tile_scale(wide(x), block)
+
+    def encode(x: Array, key: Any = None, scale: Any = None) -> Blocks:
+        x, scale = wide(x), scale_of(x) if scale is None else scale
         code = codes(jnp.abs(x), scale, grid, block, key)
         return Blocks(_pack(jnp.where(x < 0, -code, code), jnp.int8, packed), scale)
 
@@ -115,19 +116,25 @@ def _signed_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
         fraction = jnp.sign(numbers) * grid.fraction(jnp.abs(numbers))
         return fraction * spread(stored.scale, numbers.shape, tile_of(numbers.shape, block))
 
-    return Codec(encode, decode, stochastic=True)
+    return Codec(encode, decode, stochastic=True, scale=scale_of)
 
 
-def _root_scale(v: Array, block: tuple[int, int]) -> tuple[Array, Array]:
-    """v, NaN where it is below 0; and the largest √v of each tile, the root taken last, so that one is taken a tile."""
+def _not_negative(v: Array) -> Array:
+    """v, NaN where it is below 0."""
     v = wide(v)
-    v = jnp.where(v >= 0, v, jnp.nan)
-    return v, jnp.sqrt(tile_scale(v, block))
+    return jnp.where(v >= 0, v, jnp.nan)
+
+
+def _root_scale(v: Array, block: tuple[int, int]) -> Array:
+    """The largest √v of each tile, the root taken last, so that one is taken a tile."""
+    return jnp.sqrt(tile_scale(_not_negative(v), block))
 
 
 def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
-    def encode(v: Array, key: Any = None) -> Blocks:
-        v, scale = _root_scale(v, block)
+    scale_of = lambda v: _root_scale(v, block)
+
+    def encode(v: Array, key: Any = None, scale: Any = None) -> Blocks:
+        v, scale = _not_negative(v), scale_of(v) if scale is None else scale
         code = codes(jnp.sqrt(v), scale, grid, block, key)
         return Blocks(_pack(code, jnp.uint8, packed), scale)
 
@@ -136,7 +143,7 @@ def _root_codec(block: tuple[int, int], grid: Grid, packed: bool) -> Codec:
         tile = tile_of(numbers.shape, block)
         return squares(grid.fraction(numbers) * spread(stored.scale, numbers.shape, tile))
 
-    return Codec(encode, decode, stochastic=True)
+    return Codec(encode, decode, stochastic=True, scale=scale_of)
 
 
 @codec
@@ -151,13 +158,13 @@ def fp8_codec(block: tuple[int, int] = (8, 128)):
     [448.0, -112.0, 0.0]
     """
     block = check_block("fp8_codec", block)
+    scale_of = lambda x: tile_scale(wide(x), block)
 
-    def encode(x: Array, key: Any = None) -> Blocks:
-        x = wide(x)
-        scale = tile_scale(x, block)
+    def encode(x: Array, key: Any = None, scale: Any = None) -> Blocks:
+        x, scale = wide(x), scale_of(x) if scale is None else scale
         return Blocks(_to_fp8(fractions(x, scale, block), key), scale)
 
-    return Codec(encode, lambda stored: _from_fp8(stored, block))
+    return Codec(encode, lambda stored: _from_fp8(stored, block), scale=scale_of)
 
 
 @codec
@@ -167,13 +174,14 @@ def fp8_sqrt_codec(block: tuple[int, int] = (8, 128)):
     Otherwise like ``uint8_sqrt_codec``, with the sign bit unused.
     """
     block = check_block("fp8_sqrt_codec", block)
+    scale_of = lambda v: _root_scale(v, block)
 
-    def encode(v: Array, key: Any = None) -> Blocks:
-        v, scale = _root_scale(v, block)
+    def encode(v: Array, key: Any = None, scale: Any = None) -> Blocks:
+        v, scale = _not_negative(v), scale_of(v) if scale is None else scale
         least = jnp.where(v > 0, FP8_LEAST / FP8_TOP, 0)
         return Blocks(_to_fp8(jnp.maximum(fractions(jnp.sqrt(v), scale, block), least), key), scale)
 
-    return Codec(encode, lambda stored: squares(_from_fp8(stored, block)))
+    return Codec(encode, lambda stored: squares(_from_fp8(stored, block)), scale=scale_of)
 
 
 def _to_fp8(fraction: Array, key: Any) -> Array:

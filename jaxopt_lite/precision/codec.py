@@ -25,15 +25,31 @@ class Codec:
       encode: any function of a real floating array and an optional random key.
       decode: its inverse, up to rounding.
       stochastic: ``quantize_state`` gives ``encode`` a new key every step, rather than none.
+      scale: what ``encode`` must know of the whole array, as a function of it; ``encode(x, key, scale(x))`` is then
+        the same as ``encode(x, key)``.
     """
 
-    def __init__(self, encode: Callable, decode: Callable, *, stochastic: bool = False, call: Any = None):
-        self.encode, self.decode, self.stochastic, self.call = encode, decode, stochastic, call
+    def __init__(
+        self,
+        encode: Callable,
+        decode: Callable,
+        *,
+        stochastic: bool = False,
+        scale: Callable | None = None,
+        call: Any = None,
+    ):
+        self.encode, self.decode, self.stochastic, self.scale, self.call = (
+            encode,
+            decode,
+            stochastic,
+            scale,
+            call,
+        )
 
     @property
     def key(self) -> Any:
         """What codecs compare by: the factory's call, or else the functions."""
-        return self.call or (self.encode, self.decode, self.stochastic)
+        return self.call or (self.encode, self.decode, self.stochastic, self.scale)
 
     def __repr__(self) -> str:
         return repr(self.call) if self.call else f"Codec({self.encode}, {self.decode})"
@@ -63,7 +79,8 @@ def codec(factory: Callable) -> Callable[..., Codec]:
     @functools.wraps(factory)
     def make(*args, **kwargs):
         made = factory(*args, **kwargs)
-        return Codec(made.encode, made.decode, stochastic=made.stochastic, call=bind(make, args, kwargs))
+        call = bind(make, args, kwargs)
+        return Codec(made.encode, made.decode, stochastic=made.stochastic, scale=made.scale, call=call)
 
     return make
 

@@ -22,19 +22,13 @@ def dither(key: Any, shape: tuple[int, ...]) -> Array:
     32-bit words through two rounds of multiply and shift; not for cryptography, nor where a stream of numbers
     must pass a test suite.
     """
-    words = _words(key)
+    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    first, last = data.reshape(-1)[0], data.reshape(-1)[-1]
     position = jnp.zeros(shape, jnp.uint32)
     for axis, stride in enumerate(_strides(shape)):
         position = position + lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
-    mixed = _mix(_mix(position * jnp.uint32(0x9E3779B1) + words[0]) ^ words[1])
+    mixed = _mix(_mix(position * jnp.uint32(0x9E3779B1) + last) ^ first)
     return ((mixed >> 16).astype(jnp.int32).astype(jnp.float32) + 0.5) * 2.0**-16
-
-
-def _words(key: Any) -> Array:
-    """Two mixed 32-bit words from a random key, typed or raw."""
-    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    first, last = data.reshape(-1)[0], data.reshape(-1)[-1]
-    return jnp.stack([_mix(last + jnp.uint32(0x85EBCA6B)), _mix(first ^ jnp.uint32(0xC2B2AE35))])
 
 
 def _mix(x: Array) -> Array:

@@ -18,9 +18,9 @@ def test_numbers_are_those_of_jit():
 
 
 def test_sixteen_bit_sums_are_rounded_at_every_step():
-    def count(x):
+    def count(x, one):
         for _ in range(300):
-            x = x + jnp.bfloat16(1)
+            x = x + one
         return x
 
-    assert float(quick_jit(count)(jnp.bfloat16(0))) == 256
+    assert float(quick_jit(count)(jnp.bfloat16(0), jnp.bfloat16(1))) == 256
