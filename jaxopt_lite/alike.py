@@ -1,7 +1,7 @@
 """Where the compiler puts a value on a mesh's automatic axes, said by where another one lies: `alike` and barriers.
 
 Which that is only the compiler knows. So these speak to its partitioner, Shardy, in whose words ``alike`` is a
-sharding group, and ``settled`` and ``loose`` are propagation barriers.
+sharding group, and ``settled``, ``loose`` and ``told`` are propagation barriers.
 """
 
 import itertools
@@ -44,9 +44,20 @@ def loose(x: jax.Array) -> jax.Array:
     return _barrier.bind(x, direction="NONE")
 
 
+@jax.custom_jvp
+def told(x: jax.Array) -> jax.Array:
+    """``x``, which lies where what is made of it tells, whatever it is made of.
+
+    >>> told(jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+    return _barrier.bind(x, direction="BACKWARD")
+
+
 alike.defjvp(lambda primals, tangents: (alike(*primals), tangents[1]))
 settled.defjvp(lambda primals, tangents: (settled(*primals), *tangents))
 loose.defjvp(lambda primals, tangents: (loose(*primals), *tangents))
+told.defjvp(lambda primals, tangents: (told(*primals), *tangents))
 _alike, _barrier = Primitive("alike"), Primitive("barrier")
 _groups = itertools.count()
 

@@ -72,6 +72,19 @@ def divisible(x: Any, shape: tuple[int, ...]) -> PartitionSpec:
     return PartitionSpec(*(entry if size % parts(entry) == 0 else None for entry, size in entries))
 
 
+def outer_first(mesh: Any, spec: PartitionSpec) -> tuple:
+    """All axes of a mesh in an order in which they may split one dimension.
+
+    Explicit ones as ``spec`` has them, then those that it has not, which hold copies; then automatic ones as in the
+    mesh, since behind them ``jit`` would lose explicit ones.
+    """
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    explicit = [name for name, kind in kinds.items() if kind == jax.sharding.AxisType.Explicit]
+    told = [name for entry in spec for name in names_of(entry) if name in explicit]
+    first = [*told, *(name for name in explicit if name not in told)]
+    return (*first, *(name for name in mesh.axis_names if name not in first))
+
+
 def names_of(entry: Any) -> tuple:
     """One entry of a spec as a tuple of mesh axes."""
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_lite import tree
-from jaxopt_lite.axes import names_of
+from jaxopt_lite.axes import names_of, outer_first
 from jaxopt_lite.shares import count
 from jaxopt_lite.types import GradientTransformation, Params
 
@@ -278,7 +278,8 @@ def _placed(shape: tuple, dimensions: list[int | None], like: NamedSharding, mor
             names = names[:-1]
         entries.append(names)
     used = [name for names in spec.values() for name in names]
-    rest = tuple(n for n in like.mesh.axis_names if n in used and not any(n in names for names in entries))
+    order = outer_first(like.mesh, like.spec)  # in which ``shares`` goes through the axes
+    rest = tuple(n for n in order if n in used and not any(n in names for names in entries))
     for names in [rest, *zip(rest)] if more else []:
         free = [i for i, n in enumerate(shape) if n and not entries[i] and n % count(like.mesh, names) == 0]
         if free and not any(set(names) & set(taken) for taken in entries):

@@ -3,17 +3,19 @@
 [1] Liu et al., "Muon is Scalable for LLM Training", 2025, arXiv:2502.16982, section 2.3.
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxopt_lite.alike import alike, loose, settled
-from jaxopt_lite.axes import is_whole
+from jaxopt_lite.alike import alike, loose, settled, told
+from jaxopt_lite.axes import chosen_by_compiler, is_whole, outer_first, spec
 
 
 def on_mesh() -> bool:
@@ -36,6 +38,12 @@ def share_out(f: Callable, stack: jax.Array) -> jax.Array:
     """
     if not on_mesh() or not stack.size:
         return f(stack)
+    done = chosen_by_compiler(lambda x: _exchanged(f, x), stack, settled(stack))
+    # The barrier is where the compiler can put it before it comes apart.
+    return alike(stack, jax.lax.optimization_barrier(told(done)))
+
+
+def _exchanged(f: Callable, stack: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     dimension, axes = _shares(mesh, stack.shape)
     extra = -len(stack) % count(mesh, axes)
@@ -48,9 +56,7 @@ def share_out(f: Callable, stack: jax.Array) -> jax.Array:
         return jax.lax.all_to_all(f(whole), axes, dimension, 0, tiled=True)
 
     placed = jnp.pad(stack, ((0, extra), (0, 0), (0, 0)))
-    placed = jax.sharding.reshard(placed, spread) if mesh.explicit_axes else placed
     done = jax.shard_map(local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(placed)
-    done = jax.sharding.reshard(done, jax.typeof(stack).sharding) if mesh.explicit_axes else done
     return done[: len(stack)]
 
 
@@ -81,11 +87,11 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     """``f`` of trees of arrays, of which each device gets its share along ``axis``, where they are whole before.
 
     Mesh axes ``names``, by default all, share; without any every device does everything. Arrays get there and back
-    over one after the other: XLA gathers what it would have to move over two at once. The innermost comes first,
-    since the outer ones often hold copies.
+    over one after the other: XLA gathers what it would have to move over two at once. The inner ones come first, in
+    the order of ``in_order_of``; in a mesh's the outer ones often hold copies.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    names = mesh.axis_names[::-1] if names is None else names
+    names = _axes(mesh)[::-1] if names is None else names
     stops = [names[:k] for k in range(len(names) > 1, len(names))]
     place = PartitionSpec(*[None] * axis, names) if names else PartitionSpec()
     free = PartitionSpec.UNCONSTRAINED
@@ -106,15 +112,39 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     return split
 
 
+@contextlib.contextmanager
+def in_order_of(x: Any) -> Iterator[None]:
+    """Within, a batch is split over the mesh's axes in the order in which x's type says that they split a dimension.
+
+    XLA gathers what it would have to move over the outer of two axes first; and over an axis that holds copies there
+    is nothing to move, only to leave out, so that it comes before all others. No type tells the order of automatic
+    ones: there it is the mesh's.
+    """
+    token = _order.set(outer_first(jax.typeof(x).sharding.mesh, spec(x)))
+    try:
+        yield
+    finally:
+        _order.reset(token)
+
+
+def _axes(mesh: Any) -> tuple:
+    """All of them, outer ones first."""
+    return _order.get() or mesh.axis_names
+
+
+_order: ContextVar[tuple] = ContextVar("order", default=())
+
+
 def _where_it_lies(f: Callable, axis: int, returns: bool) -> Callable:
     """``f`` of arrays, of which each device gets its share along ``axis``, also where that is split already.
 
-    In between the axis is several, one for each of the mesh, which take theirs one after the other, as in
-    ``in_shares``: what a mesh axis has of it already stays. If it ``returns``, a result of the shape of the argument
+    In between the axis is several, one for each of the mesh, which take theirs one after the other, the inner ones
+    first: what a mesh axis has of it already stays. If it ``returns``, a result of the shape of the argument
     in its place goes the way of that back, and nothing on the way there is moved by what comes after.
     """
     mesh, free = jax.sharding.get_abstract_mesh(), PartitionSpec.UNCONSTRAINED
-    names, sizes = mesh.axis_names, list(mesh.axis_sizes)
+    names = _axes(mesh)
+    sizes = [mesh.shape[name] for name in names]
     apart = lambda x: x.reshape(*x.shape[:axis], *sizes, -1, *x.shape[axis + 1 :])
     share = lambda x: x.reshape(*x.shape[:axis], *[1] * len(sizes), *x.shape[axis:])
     joined = lambda x: x.reshape(*x.shape[:axis], -1, *x.shape[axis + len(sizes) + 1 :])
@@ -185,8 +215,7 @@ def rule_by_matrix(rule: Callable, returns: bool = True) -> Callable:
 
 def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
     """``y`` where ``x`` lies, whatever ``share_out`` makes of it later; where types tell it is there already."""
-    typed = jax.sharding.get_abstract_mesh().explicit_axes
-    return alike(x, y) if on_mesh() and not typed else y
+    return alike(x, told(y)) if on_mesh() and jax.sharding.get_abstract_mesh().auto_axes else y
 
 
 def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:

@@ -319,7 +319,10 @@ class Group:
             whole = lambda g, p, row: self._rules(active, g, p, scalars, row)
             return (whole if how is None else shares.in_shares(whole, *how))(g, p, row)
 
-        work = lambda: chosen_by_compiler(rules, (g, row), g, p, scalars, row)
+        def work():
+            with shares.in_order_of(g):
+                return chosen_by_compiler(rules, (g, row), g, p, scalars, row)
+
         if ready is None:
             return work()
         work = jax.jit(work, inline=True)  # traced once for both

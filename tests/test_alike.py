@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_lite.alike import alike, loose, settled
+from jaxopt_lite.alike import alike, loose, settled, told
 
 X, Y = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
 
 
 @pytest.mark.parametrize(
-    "f", [alike, jax.jit(alike), lambda x, y: loose(y), jax.jit(lambda x, y: settled(y))]
+    "f", [alike, jax.jit(alike), lambda x, y: told(loose(y)), jax.jit(lambda x, y: settled(told(y)))]
 )
 def test_values_and_derivatives_are_those_of_the_last(f):
     np.testing.assert_array_equal(f(X, Y), Y)
@@ -23,7 +23,7 @@ def test_values_and_derivatives_are_those_of_the_last(f):
     assert jax.jvp(f, (X, Y), (X, 3 * Y))[1].tolist() == (3 * Y).tolist()
 
 
-@pytest.mark.parametrize("f", [alike, lambda x, y: loose(y), lambda x, y: settled(y)])
+@pytest.mark.parametrize("f", [alike, lambda x, y: loose(y), lambda x, y: settled(y), lambda x, y: told(y)])
 @pytest.mark.parametrize("axes", [(0, 0), (1, 0), (0, 1), (None, 0), (0, None), (None, 1)])
 def test_under_vmap(f, axes):
     batch = lambda a, axis: a if axis is None else jnp.stack([a, a + 1], axis)
@@ -46,8 +46,9 @@ def test_each_pair_is_a_group_of_its_own():
 
 
 def test_barriers_say_their_direction():
-    text = text_of(lambda x: loose(settled(x)), X)
-    assert re.findall(r"propagation_barrier %\w+ allowed_direction=(\w+)", text) == ["FORWARD", "NONE"]
+    text = text_of(lambda x: told(loose(settled(x))), X)
+    found = re.findall(r"propagation_barrier %\w+ allowed_direction=(\w+)", text)
+    assert found == ["FORWARD", "NONE", "BACKWARD"]
 
 
 def test_the_partitioner_before_shardy_is_told_nothing():

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxopt_lite as jol
-from jaxopt_lite.axes import chosen_by_compiler, divisible, leading, placed_like
+from jaxopt_lite.axes import chosen_by_compiler, divisible, leading, outer_first, placed_like
 from jaxopt_lite.sharding import state_shardings
 from jaxopt_lite.testing import TransformationCase, trees
 from jaxopt_lite.transformation import elementwise, transformation
@@ -198,6 +198,15 @@ def test_the_specs_of_parts():
         jax.eval_shape(look, x)
     assert seen == {"part": P("data", None), "odd": P(None, None), "other": P(), "leading": P("data")}
     assert divisible(jnp.ones((4, 6)), (2, 3)) == P()
+
+
+def test_explicit_axes_split_outside_automatic_ones_in_the_order_of_the_spec():
+    explicit, auto = AxisType.Explicit, AxisType.Auto
+    order = lambda types, spec: "".join(outer_first(AbstractMesh((2, 2, 2), ("a", "b", "c"), types), spec))
+    assert order((explicit,) * 3, P()) == order((auto,) * 3, P("c", "a")) == "abc"
+    assert order((explicit,) * 3, P(None, ("c", "a"))) == "cab"
+    assert order((auto, explicit, auto), P()) == "bac"
+    assert order((explicit, auto, explicit), P("b", "c")) == "cab"
 
 
 def test_off_a_mesh_nothing_is_in_the_way():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxopt_lite as jol
@@ -97,6 +97,17 @@ def test_squares_beside_a_matrix():
     assert odd.left == P(None, "data", "model")
     assert found(optimizers.shampoo(0.1), shape(8, 256, 512), (None, "data"))[0].left == P("data")
     assert found(optimizers.shampoo(0.1), shape(8, 256, 512), ("model",))[0].scale == P("model")
+
+
+@pytest.mark.parametrize(("types", "expected"), [("AA", "ab"), ("EE", "ba"), ("AE", "ba"), ("EA", "ab")])
+def test_blocks_are_split_in_an_order_that_jit_keeps(types, expected):
+    """That in which ``shares`` goes through the axes."""
+    kinds = tuple(AxisType.Explicit if kind == "E" else AxisType.Auto for kind in types)
+    mesh = AbstractMesh((4, 2), ("a", "b"), axis_types=kinds)
+    state = state_shardings(
+        optimizers.shampoo(0.1), shape(8, 16, 32), NamedSharding(mesh, P(None, "b", "a"))
+    )[0]
+    assert state.left.spec == state.scale.spec == P(tuple(expected))
 
 
 def test_containers_do_not_mislead():

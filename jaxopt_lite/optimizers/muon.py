@@ -168,8 +168,7 @@ def muon(
     A kernel is [in, out]; leaves of higher rank are stacks of kernels [..., in, out]. A stack of biases
     [layers, out] looks like a kernel: say so with ``matrix_axes={"bias": None}``. Embeddings and heads are
     often better off with AdamW too. On a mesh call ``update`` under ``jax.set_mesh``: matrices of one shape are then
-    shared out, each to one device, instead of being multiplied in parts. From jax 0.12 on the mesh's axes should be
-    ``AxisType.Explicit`` there (on others the momenta move, and ``out_shardings`` bring them back by gathers).
+    shared out, each to one device, instead of being multiplied in parts. Updates come back to where gradients lie.
 
     # deviation from [1]: its M is a sum, not an average, which is the same direction; no bfloat16.
 
