@@ -204,6 +204,22 @@ def blocks_stay_where_they_are():
         assert max(results(text, GATHERS)) <= 16  # one number a block
 
 
+def batches_of_matrices_in_blocks_are_exchanged():
+    """Also where blocks cross the cuts: what travels is whole matrices, and squares stay."""
+    specs = (
+        P(None, "fsdp", "data"),
+        P(None, "data", "fsdp"),
+        P(None, ("data", "fsdp")),
+        P(None, None, ("data", "fsdp")),
+    )
+    for mesh in (BOTH, TYPED):
+        for spec in specs:
+            text, here, total = step_of(in_blocks, mesh, STACK, spec)
+            assert max(results(text, GATHERS), default=0) <= 64, (mesh, spec)  # one number a block
+            assert sum(results(text, "all-to-all")) == 2 * 3 * 16 * 32, (mesh, spec)
+            assert here < total / 8 + 2048
+
+
 def in_blocks(learning_rate, **options):
     return optimizers.shampoo(learning_rate, block_size=8, **options)
 
@@ -245,5 +261,6 @@ if __name__ == "__main__":
     copies_share_the_work()
     results_lie_where_they_did()
     blocks_stay_where_they_are()
+    batches_of_matrices_in_blocks_are_exchanged()
     what_every_device_holds_is_not_exchanged()
     a_stack_is_made_only_where_every_rule_takes_one()

@@ -66,13 +66,22 @@ def scale_by_shampoo(
         adam = m / (moments.root_of(second**2 * nu) + GRAFT_EPS)
         if not sides[0].size:
             return adam, mu, nu, *sides
-        # L, R and roots of the blocks of one matrix lie where they are worked on: nothing has to return.
-        shared = shares.rule_by_matrix(of_blocks, returns=g.ndim > 2)
-        u, _, *sides = shared(_to_blocks(g, block_size), None, s, _to_blocks(m, block_size), *sides)
+        cut = lambda x: (_cut_up if shares.has_batch(g) else _to_blocks)(x, block_size)
+        if shares.has_batch(g):
+            u, _, *sides = shares.rule_by_matrix(of_matrices)(g, None, s, m, *sides)
+            u = cut(u)
+        else:  # L, R and roots of the blocks of one matrix lie where they are worked on: nothing has to return
+            shared = shares.rule_by_matrix(of_blocks, returns=g.ndim > 2)
+            u, _, *sides = shared(cut(g), None, s, cut(m), *sides)
         if graft is not None:  # the norms are taken where the moments lie
-            other = _to_blocks(adam if graft == "adam" else m, block_size)
+            other = cut(adam if graft == "adam" else m)
             u = u * (rms(other, (-2, -1)) * (u.shape[-2] * u.shape[-1]) ** 0.5)
         return _from_blocks(u, g.shape, block_size), mu, nu, *sides
+
+    def of_matrices(g, p, s, m, *sides):
+        """They travel as a whole: to XLA blocks that cross the cuts of a matrix are nothing it could exchange."""
+        u, _, *sides = of_blocks(_to_blocks(g, block_size), p, s, _to_blocks(m, block_size), *sides)
+        return _from_blocks(u, g.shape, block_size), m, *sides
 
     def of_blocks(g, p, s, m, left, right, scale, *roots):
         due, _, second = s
@@ -99,21 +108,26 @@ def _is_matrix(leaf: Any) -> bool:
 
 
 def _to_blocks(x: Array, size: int) -> Array:
-    """[..., m, n] as [..., blocks, a, b], row by row, filled up with zeros, which precondition nothing."""
+    """[..., m, n] as [..., blocks, a, b], row by row."""
+    x = _cut_up(x, size)
+    return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])
+
+
+def _cut_up(x: Array, size: int) -> Array:
+    """[..., m, n] as [..., rows, columns, a, b] of blocks, filled up with zeros, which precondition nothing."""
     (a, b), (rows, columns) = _cut(x.shape, size)
     if rows == columns == 1:  # no more than it takes, so that XLA sees where the rest lies
-        return x[..., None, :, :]
+        return x[..., None, None, :, :]
     widths = [(0, 0)] * (x.ndim - 2) + [(0, rows * a - x.shape[-2]), (0, columns * b - x.shape[-1])]
     x = jnp.pad(x, widths) if any(after for _, after in widths) else x
-    x = x.reshape(*x.shape[:-2], rows, a, columns, b).swapaxes(-3, -2)
-    return x.reshape(*x.shape[:-4], rows * columns, a, b)
+    return x.reshape(*x.shape[:-2], rows, a, columns, b).swapaxes(-3, -2)
 
 
 def _from_blocks(x: Array, shape: tuple[int, ...], size: int) -> Array:
-    """Undo ``_to_blocks`` of an array of this shape."""
+    """Undo ``_to_blocks`` or ``_cut_up`` of an array of this shape."""
     (a, b), (rows, columns) = _cut(shape, size)
     if rows == columns == 1:
-        return x[..., 0, :, :]
+        return x.reshape(shape)
     x = x.reshape(*shape[:-2], rows, columns, a, b).swapaxes(-3, -2)
     return x.reshape(*shape[:-2], rows * a, columns * b)[..., : shape[-2], : shape[-1]]
 
@@ -169,9 +183,8 @@ def shampoo(
 
     On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
     its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
-    them: only gradient and momentum travel. (XLA gathers these two where blocks cross the cuts of the matrix, and of
-    a batch of matrices in several blocks each.) Of a matrix of one block and a shape of its own it gathers what the
-    products need, every step.
+    them: only gradient and momentum travel. (XLA gathers these two where blocks of a matrix of a shape of its own cross
+    its cuts.) Of a matrix of one block and a shape of its own it gathers what the products need, every step.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.
