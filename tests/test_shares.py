@@ -7,16 +7,18 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import AbstractMesh
 
 from jaxopt_lite.shares import _shares, by_matrix, divided, on_mesh, share_out
 
 
-def test_on_eight_devices():
+@pytest.mark.parametrize("what", ["numbers", "places"])
+def test_on_eight_devices(what):
     script = pathlib.Path(__file__).with_name("mesh_shares.py")
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, env=env)
+    subprocess.run([sys.executable, "-W", "error", str(script), what], check=True, env=env)
 
 
 def test_matrices_are_shared_out_by_the_smallest_shares_then_the_fewest_parts():

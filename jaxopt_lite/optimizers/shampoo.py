@@ -93,18 +93,18 @@ def scale_by_shampoo(
             u = kronecker.both_sides(roots[0], m, roots[1])
         return u if graft is None else normalized(u), m, left, right, scale, *roots
 
-    def init(leaf):
-        like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        blocks = jax.eval_shape(lambda x: _to_blocks(x, block_size), like) if _is_matrix(leaf) else leaf
-        sides = blocks.shape[-2:] if _is_matrix(leaf) else (None, None)
-        squares = lambda: [kronecker.empty_side(blocks, n) for n in sides]
-        return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(blocks), *squares()
-
+    init = lambda leaf: _first_slots(leaf, block_size)
     return elementwise(rule, ShampooState, init=init, scalars=scalars, together=True)
 
 
-def _is_matrix(leaf: Any) -> bool:
-    return leaf.ndim > 1 and leaf.size > 0
+def _first_slots(leaf: Any, size: int) -> tuple:
+    """Zeros: the moments, and for a matrix the squares and numbers of its blocks."""
+    is_matrix = leaf.ndim > 1 and leaf.size > 0
+    like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    blocks = jax.eval_shape(lambda x: _to_blocks(x, size), like) if is_matrix else leaf
+    sides = blocks.shape[-2:] if is_matrix else (None, None)
+    squares = lambda: [kronecker.empty_side(blocks, n) for n in sides]
+    return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(blocks), *squares()
 
 
 def _to_blocks(x: Array, size: int) -> Array:
