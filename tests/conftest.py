@@ -29,11 +29,6 @@ def pytest_runtest_setup(item):
         pytest.skip("looks at what is compiled for a CPU")
 
 
-def pytest_collection_modifyitems(items):
-    """First those that start a process on eight devices: they take longest, and at the end a core would wait."""
-    items.sort(key=lambda item: "eight_devices" not in item.name)
-
-
 COMMON = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("dev", max_examples=20, **COMMON)
 hypothesis.settings.register_profile("ci", max_examples=100, derandomize=True, **COMMON)

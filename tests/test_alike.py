@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxopt_lite.alike import alike, loose, settled, told
+from tests.test_shares import run_on_eight_devices
 
 X, Y = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
 
@@ -59,3 +60,8 @@ def test_the_partitioner_before_shardy_is_told_nothing():
         jax.config.update("jax_use_shardy_partitioner", True)
     assert "propagation_barrier" not in text
     assert "sharding_group" not in text
+
+
+@pytest.mark.slow
+def test_where_they_put_things():
+    run_on_eight_devices("places")
