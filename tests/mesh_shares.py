@@ -181,10 +181,8 @@ def results_lie_where_they_did():
                 )
             equivalent(updates, places)
             equivalent(state, shardings)
-    for mesh, spec in [
-        (MIXED, P("data")),
-        (INNER, P("fsdp")),
-    ]:  # whole along the automatic axis, and stays so
+    # Whole along the automatic axis, and stays so.
+    for mesh, spec in [(MIXED, P("data")), (INNER, P("fsdp"))]:
         tx, params = in_blocks(0.1), {"lone": jnp.ones((32, 32))}
         with jax.set_mesh(mesh):
             placed = jax.device_put(params, NamedSharding(mesh, spec))

@@ -38,13 +38,8 @@ class Codec:
         scale: Callable | None = None,
         call: Any = None,
     ):
-        self.encode, self.decode, self.stochastic, self.scale, self.call = (
-            encode,
-            decode,
-            stochastic,
-            scale,
-            call,
-        )
+        self.encode, self.decode, self.call = encode, decode, call
+        self.stochastic, self.scale = stochastic, scale
 
     @property
     def key(self) -> Any:

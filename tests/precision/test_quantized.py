@@ -12,7 +12,7 @@ import pytest
 
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers, precision
-from jaxopt_lite.precision.quantized import Encoded, is_encoded
+from jaxopt_lite.precision.quantized import PAIRS, Encoded, is_encoded
 from tests import users
 
 RNG = np.random.default_rng(5)
@@ -205,3 +205,15 @@ def test_any_pair_of_functions_is_a_codec_and_donation_works():
     for g in GRADS:
         params, state = step(params, state, g)
     chex.assert_trees_all_close(params, steps(tx)[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "codec", [codec for name in ("int8", "int4", "fp8") for codec in PAIRS[name]], ids=str
+)
+def test_a_codec_given_the_scale_of_an_array_encodes_it_as_without(codec):
+    x, key = jnp.abs(jax.random.normal(jax.random.key(0), (20, 200))), jax.random.key(1)
+    known, alone = codec.encode(x, key, codec.scale(x)), codec.encode(x, key)
+    for got, want in zip(jax.tree.leaves(known), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_array_equal(got, want)
+    other = codec.encode(x, key, 2 * codec.scale(x))  # it is the one given that counts
+    assert not np.array_equal(jax.tree.leaves(other)[0], jax.tree.leaves(alone)[0])
