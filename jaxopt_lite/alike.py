@@ -1,16 +1,17 @@
-"""Where the compiler puts a value on a mesh's automatic axes, said by where another one lies: `alike` and barriers.
+"""Where the compiler puts a value on a mesh's automatic axes, said by where another one lies, or what it can spare.
 
 Which that is only the compiler knows. So these speak to its partitioner, Shardy, in whose words ``alike`` is a
-sharding group, and ``settled``, ``loose`` and ``told`` are propagation barriers.
+sharding group, ``settled``, ``loose`` and ``told`` are propagation barriers, and ``split`` is constraints.
 """
 
+import functools
 import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.extend.mlir.dialects import sdy
+from jax.extend.mlir.dialects import sdy, stablehlo
 from jax.interpreters import batching, mlir
 
 
@@ -54,11 +55,25 @@ def told(x: jax.Array) -> jax.Array:
     return _barrier.bind(x, direction="BACKWARD")
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def split(x: jax.Array, axis: int, names: tuple, first: int) -> jax.Array:
+    """``x``, split along ``axis`` over the first so many of mesh axes ``names``, and over others that it can spare.
+
+    Those are what else splits nothing of it; in the order of ``names``.
+
+    >>> split(jnp.ones(2), 0, (), 0).tolist()
+    [1.0, 1.0]
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return _split.bind(x, axis=axis, names=names, first=first, mesh=(*mesh.shape.items(),))
+
+
 alike.defjvp(lambda primals, tangents: (alike(*primals), tangents[1]))
 settled.defjvp(lambda primals, tangents: (settled(*primals), *tangents))
 loose.defjvp(lambda primals, tangents: (loose(*primals), *tangents))
 told.defjvp(lambda primals, tangents: (told(*primals), *tangents))
-_alike, _barrier = Primitive("alike"), Primitive("barrier")
+split.defjvp(lambda axis, names, first, primals, tangents: (split(*primals, axis, names, first), *tangents))
+_alike, _barrier, _split = Primitive("alike"), Primitive("barrier"), Primitive("split")
 _groups = itertools.count()
 
 
@@ -71,6 +86,30 @@ def _alike_lowered(context: Any, x: Any, y: Any) -> list:
 
 def _barrier_lowered(context: Any, x: Any, *, direction: str) -> list:
     return [sdy.propagation_barrier(x, sdy.PropagationDirection[direction]) if _heard() else x]
+
+
+def _split_lowered(context: Any, x: Any, *, axis: int, names: tuple, first: int, mesh: tuple) -> list:
+    """What it can spare is found by offers to split it so: each but the first counts where no one before has."""
+    if not _heard():
+        return [x]
+    rank = context.avals_in[0].ndim
+
+    def split_over(x, names, is_last):
+        along = sdy.DimensionShardingAttr.get([sdy.AxisRefAttr.get(name) for name in names], is_last)
+        other = sdy.DimensionShardingAttr.get([], is_last)
+        axes = [along if i == axis else other for i in range(rank)]
+        sizes = sdy.MeshAttr.get([sdy.MeshAxisAttr.get(*item) for item in mesh])
+        return sdy.sharding_constraint(x, sdy.TensorShardingAttr.get(sizes, axes))
+
+    x = split_over(x, names[:first], is_last=False) if first else x
+    rest = names[first:]
+    for some in [some for k in range(len(rest), 0, -1) for some in itertools.combinations(rest, k)]:
+        offer = sdy.propagation_barrier(x, sdy.PropagationDirection["BACKWARD"])
+        # Through this, and so this offer, the partitioner looks when it has looked through all simpler operations.
+        offer = stablehlo.concatenate([offer, offer], (axis + 1) % rank)
+        offer = split_over(offer, (*names[:first], *some), is_last=True)
+        sdy.sharding_group(offer, next(_groups))  # else no one would read it, and it be dropped
+    return [x]
 
 
 def _heard() -> bool:
@@ -86,9 +125,18 @@ def _alike_batched(arrays: Any, axes: Any) -> tuple:
     return _alike.bind(jnp.moveaxis(x, *axes), y), axes[1]
 
 
-for _primitive, _lowered in ((_alike, _alike_lowered), (_barrier, _barrier_lowered)):
+def _split_batched(arrays: Any, axes: Any, *, axis: int, **how: Any) -> tuple:
+    return _split.bind(*arrays, axis=axis + (axes[0] <= axis), **how), *axes
+
+
+for _primitive, _lowered in (
+    (_alike, _alike_lowered),
+    (_barrier, _barrier_lowered),
+    (_split, _split_lowered),
+):
     _primitive.def_impl(lambda *arrays, **_: arrays[-1])
     _primitive.def_abstract_eval(lambda *arrays, **_: arrays[-1])
     mlir.register_lowering(_primitive, _lowered, cacheable=False)  # else all of one shape would be one group
 batching.primitive_batchers[_alike] = _alike_batched
 batching.primitive_batchers[_barrier] = lambda arrays, axes, **how: (_barrier.bind(*arrays, **how), *axes)
+batching.primitive_batchers[_split] = _split_batched

@@ -73,15 +73,16 @@ def divisible(x: Any, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 def outer_first(mesh: Any, spec: PartitionSpec) -> tuple:
-    """All axes of a mesh in an order in which they may split one dimension.
+    """All axes of a mesh in an order for the batch of matrices [..., m, n], which lie as ``spec`` says.
 
-    Explicit ones as ``spec`` has them, then those that it has not, which hold copies; then automatic ones as in the
-    mesh, since behind them ``jit`` would lose explicit ones.
+    Of explicit ones those that split it already, those that hold copies, which costs nothing, and those that split
+    the matrices; then automatic ones as in the mesh, since behind them ``jit`` would lose explicit ones.
     """
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     explicit = [name for name, kind in kinds.items() if kind == jax.sharding.AxisType.Explicit]
-    told = [name for entry in spec for name in names_of(entry) if name in explicit]
-    first = [*told, *(name for name in explicit if name not in told)]
+    batch, matrix = ([n for entry in part for n in names_of(entry)] for part in (spec[:-2], spec[-2:]))
+    copies = [name for name in explicit if name not in (*batch, *matrix)]
+    first = [name for name in (*batch, *copies, *matrix) if name in explicit]
     return (*first, *(name for name in mesh.axis_names if name not in first))
 
 

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxopt_lite.alike import alike, loose, settled, told
+from jaxopt_lite.alike import alike, loose, settled, split, told
 from jaxopt_lite.axes import chosen_by_compiler, is_whole, outer_first, spec
 
 
@@ -30,34 +31,15 @@ def devices() -> int:
 
 
 def share_out(f: Callable, stack: jax.Array) -> jax.Array:
-    """``f`` of a stack of matrices [batch, m, n], of which each device computes whole ones, its share [1].
+    """``f`` of a stack of matrices [batch, m, n], of which each device computes its share, by ``by_matrix`` [1].
 
-    One exchange brings every device its matrices, whose rows or columns are spread over the mesh, and one takes the
-    results back; in between there is no communication. A single matrix goes to all devices. Off a mesh it is
-    ``f(stack)``.
+    The result is of the stack's shape and lies where that does.
     """
     if not on_mesh() or not stack.size:
         return f(stack)
-    done = chosen_by_compiler(lambda x: _exchanged(f, x), stack, settled(stack))
+    done = chosen_by_compiler(functools.partial(by_matrix, f), stack, settled(stack))
     # The barrier is where the compiler can put it before it comes apart.
     return alike(stack, jax.lax.optimization_barrier(told(done)))
-
-
-def _exchanged(f: Callable, stack: jax.Array) -> jax.Array:
-    mesh = jax.sharding.get_abstract_mesh()
-    dimension, axes = _shares(mesh, stack.shape)
-    extra = -len(stack) % count(mesh, axes)
-    spread = PartitionSpec(*(axes or None if i == dimension else None for i in range(3)))
-
-    def local(part):
-        if not axes:
-            return f(part)
-        whole = jax.lax.all_to_all(part, axes, 0, dimension, tiled=True)
-        return jax.lax.all_to_all(f(whole), axes, dimension, 0, tiled=True)
-
-    placed = jnp.pad(stack, ((0, extra), (0, 0), (0, 0)))
-    done = jax.shard_map(local, mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)(placed)
-    return done[: len(stack)]
 
 
 def by_matrix(f: Callable, *stacks: jax.Array, returns: bool = True) -> Any:
@@ -73,53 +55,64 @@ def by_matrix(f: Callable, *stacks: jax.Array, returns: bool = True) -> Any:
         return f(*stacks)
     mesh, batch = jax.sharding.get_abstract_mesh(), stacks[0].shape[:-2]
     if (axis := divided(batch, mesh.size)) is not None:
-        return _where_it_lies(f, axis, returns)(*stacks)
+        return in_shares(f, axis, None, returns)(*stacks)
     number = math.prod(batch)
-    axes = min(_subsets(mesh), key=lambda axes: _load(mesh, axes, number))
+    axes = _sharers(mesh, number)
     extra = -number % count(mesh, axes)
     flat = [x.reshape(number, *x.shape[len(batch) :]) for x in stacks]
     padded = [jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in flat] if extra else flat
-    done = in_shares(f, 0, axes)(*padded)
+    done = in_shares(f, 0, axes, returns)(*padded)
     return jax.tree.map(lambda x: x[:number].reshape(*batch, *x.shape[1:]), done)
 
 
-def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
-    """``f`` of trees of arrays, of which each device gets its share along ``axis``, where they are whole before.
+def in_shares(f: Callable, axis: int, names: tuple | None = None, returns: bool = True) -> Callable:
+    """``f`` of trees of arrays, of which each device gets its share along ``axis``, however they are split.
 
-    Mesh axes ``names``, by default all, share; without any every device does everything. Arrays get there and back
-    over one after the other: XLA gathers what it would have to move over two at once. The inner ones come first, in
-    the order of ``in_order_of``; in a mesh's the outer ones often hold copies.
+    Mesh axes ``names``, by default all, share; without any every device does everything. If it ``returns``, a result
+    of the shape of the argument in its place goes back to where that lies, which nothing on the way changes.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    names = _axes(mesh)[::-1] if names is None else names
-    stops = [names[:k] for k in range(len(names) > 1, len(names))]
+    some = mesh.axis_names if names is None else names
+    names = tuple(name for name in _axes(mesh) if name in some and mesh.shape[name] > 1)
     place = PartitionSpec(*[None] * axis, names) if names else PartitionSpec()
-    free = PartitionSpec.UNCONSTRAINED
     local = jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+    rest = settled if returns else lambda x: x
 
-    def stop(trees, names):
-        place = lambda x: PartitionSpec(*[free] * axis, names, *[free] * (x.ndim - 1 - axis))
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, place(x)), trees)
+    def there(x):
+        """What is whole on mesh axes is cut first, which costs nothing; the others give up one axis after the other."""
+        way = [x]
+        for k in range(len(names)):
+            way.append(split(rest(way[-1]), axis, names, k))
+        return [*way, rest(way[-1])]
 
-    def split(*trees):
-        for names in stops:
-            trees = stop(trees, names)
-        done = local(*trees)
-        for names in reversed(stops):
-            done = stop(done, names)
-        return done
+    def back(way, y):
+        if way is None or way[0].shape != y.shape:
+            return y
+        for stop in reversed(way[:-1]):
+            # The barrier is where the compiler can put y before it goes on.
+            y = alike(stop, jax.lax.optimization_barrier(loose(y)))
+        return y
 
-    return split
+    def shared(*trees):
+        arrays, treedef = jax.tree.flatten(trees)
+        ways = [there(x) for x in arrays]
+        results, outer = jax.tree.flatten(local(*jax.tree.unflatten(treedef, [way[-1] for way in ways])))
+        pairs = itertools.zip_longest(ways[: len(results)], results)
+        return jax.tree.unflatten(outer, [back(*pair) for pair in pairs] if returns else results)
+
+    return shared if names else local
 
 
 @contextlib.contextmanager
-def in_order_of(x: Any) -> Iterator[None]:
-    """Within, a batch is split over the mesh's axes in the order in which x's type says that they split a dimension.
+def in_order_of(arrays: Any) -> Iterator[None]:
+    """Within, a batch is split over the mesh's axes in an order in which types say that they split a dimension.
 
-    XLA gathers what it would have to move over the outer of two axes first; and over an axis that holds copies there
-    is nothing to move, only to leave out, so that it comes before all others. No type tells the order of automatic
-    ones: there it is the mesh's.
+    It is that of the largest array, or the largest batch that is split already.
+
+    Then what splits one dimension moves at once, and a batch that is split already does not move. No type tells the
+    order of automatic ones: there it is the mesh's, and another takes a step for each.
     """
+    x = max(jax.tree.leaves(arrays), key=lambda x: (any(spec(x)[:-2]), x.size))
     token = _order.set(outer_first(jax.typeof(x).sharding.mesh, spec(x)))
     try:
         yield
@@ -133,45 +126,6 @@ def _axes(mesh: Any) -> tuple:
 
 
 _order: ContextVar[tuple] = ContextVar("order", default=())
-
-
-def _where_it_lies(f: Callable, axis: int, returns: bool) -> Callable:
-    """``f`` of arrays, of which each device gets its share along ``axis``, also where that is split already.
-
-    In between the axis is several, one for each of the mesh, which take theirs one after the other, the inner ones
-    first: what a mesh axis has of it already stays. If it ``returns``, a result of the shape of the argument
-    in its place goes the way of that back, and nothing on the way there is moved by what comes after.
-    """
-    mesh, free = jax.sharding.get_abstract_mesh(), PartitionSpec.UNCONSTRAINED
-    names = _axes(mesh)
-    sizes = [mesh.shape[name] for name in names]
-    apart = lambda x: x.reshape(*x.shape[:axis], *sizes, -1, *x.shape[axis + 1 :])
-    share = lambda x: x.reshape(*x.shape[:axis], *[1] * len(sizes), *x.shape[axis:])
-    joined = lambda x: x.reshape(*x.shape[:axis], -1, *x.shape[axis + len(sizes) + 1 :])
-    place = PartitionSpec(*[None] * axis, *names)
-    local = lambda *shares: jax.tree.map(share, f(*map(joined, shares)))
-    local = jax.shard_map(local, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
-
-    def stop(x, k):
-        behind = [free] * (x.ndim - axis - len(names))
-        return jax.lax.with_sharding_constraint(x, PartitionSpec(*[free] * (axis + k), *names[k:], *behind))
-
-    def back(there, results):
-        for x, y in itertools.zip_longest(there[: len(results)], results):
-            # The barrier is where the compiler can put y before it goes on.
-            yield y if x is None or x.shape != y.shape else alike(x, jax.lax.optimization_barrier(loose(y)))
-
-    def split(*arrays):
-        rest = settled if returns else lambda x: x
-        way = [[rest(apart(x)) for x in arrays]]
-        for k in reversed(range(1, len(names))):
-            way.append([stop(rest(x), k) for x in way[-1]])
-        results, treedef = jax.tree.flatten(local(*map(rest, way[-1])))
-        for there in reversed(way if returns else []):
-            results = list(back(there, results))
-        return jax.tree.unflatten(treedef, map(joined, results))
-
-    return split
 
 
 def known(g: jax.Array, arrays: Any, stacked: bool) -> tuple | None:
@@ -218,25 +172,15 @@ def placed_like(x: jax.Array, y: jax.Array) -> jax.Array:
     return alike(x, told(y)) if on_mesh() and jax.sharding.get_abstract_mesh().auto_axes else y
 
 
-def _shares(mesh: Any, shape: tuple) -> tuple[int, tuple]:
-    """Which dimension of [batch, m, n] is exchanged for the batch, and the mesh axes over which the batch is split.
+def _sharers(mesh: Any, matrices: int) -> tuple:
+    """The mesh axes to share so many matrices out over: the smallest shares, then the fewest parts.
 
-    The smallest shares, then the fewest parts; inner axes first, since the outer ones often hold copies.
+    Inner axes before outer ones, which often hold copies.
     """
-    fits = [(i, axes) for axes in _subsets(mesh) for i in (1, 2) if shape[i] % count(mesh, axes) == 0]
-    return min(fits, key=lambda fit: _load(mesh, fit[1], shape[0]))
-
-
-def _subsets(mesh: Any) -> list[tuple]:
-    """All choices of mesh axes, the smallest and innermost first."""
     names = mesh.axis_names[::-1]
-    return [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
-
-
-def _load(mesh: Any, axes: tuple, matrices: int) -> tuple[int, int]:
-    """How many matrices the busiest device has when they are split over ``axes``, and into how many parts."""
-    parts = count(mesh, axes)
-    return -(-matrices // parts), parts
+    some = [axes for k in range(len(names) + 1) for axes in itertools.combinations(names, k)]
+    parts = lambda axes: count(mesh, axes)
+    return min(some, key=lambda axes: (-(-matrices // parts(axes)), parts(axes)))
 
 
 def count(mesh: Any, names: tuple) -> int:

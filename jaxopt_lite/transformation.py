@@ -316,11 +316,11 @@ class Group:
         how = shares.known(g, (g, p, row), stacked) if self.together else None
 
         def rules(g, p, scalars, row):
-            whole = lambda g, p, row: self._rules(active, g, p, scalars, row)
-            return (whole if how is None else shares.in_shares(whole, *how))(g, p, row)
+            whole = lambda g, row, p: self._rules(active, g, p, scalars, row)
+            return (whole if how is None else shares.in_shares(whole, *how))(g, row, p)
 
         def work():
-            with shares.in_order_of(g):
+            with shares.in_order_of((g, row)):
                 return chosen_by_compiler(rules, (g, row), g, p, scalars, row)
 
         if ready is None:

@@ -7,14 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_lite.alike import alike, loose, settled, told
+from jaxopt_lite.alike import alike, loose, settled, split, told
 from tests.test_shares import run_on_eight_devices
 
 X, Y = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
 
 
 @pytest.mark.parametrize(
-    "f", [alike, jax.jit(alike), lambda x, y: told(loose(y)), jax.jit(lambda x, y: settled(told(y)))]
+    "f",
+    [
+        alike,
+        jax.jit(alike),
+        lambda x, y: told(loose(y)),
+        jax.jit(lambda x, y: settled(told(y))),
+        lambda x, y: split(y, 0, (), 0),
+    ],
 )
 def test_values_and_derivatives_are_those_of_the_last(f):
     np.testing.assert_array_equal(f(X, Y), Y)
@@ -52,14 +59,29 @@ def test_barriers_say_their_direction():
     assert found == ["FORWARD", "NONE", "BACKWARD"]
 
 
+def test_a_split_begins_with_some_axes_and_offers_the_others():
+    """The most first; and along the same axis of each under vmap."""
+    f = lambda x: split(x, 0, ("a", "b", "c"), 1)
+    with jax.set_mesh(jax.make_mesh((1, 1, 1), ("a", "b", "c"))):
+        one, many = (jax.jit(g).lower(X).as_text() for g in (f, jax.vmap(f)))
+    constraints = lambda text: re.findall(r"sharding_constraint %\w+ <@mesh, \[(.*)\]>", text)
+    begun = '{"a", ?}'
+    offers = '{"a", "b", "c"}', '{"a", "b"}', '{"a", "c"}'
+    assert constraints(one) == [begun + ", {?}", *(offer + ", {}" for offer in offers)]
+    assert constraints(many) == ["{?}, " + begun, *("{}, " + offer for offer in offers)]
+    for said in ("propagation_barrier", "concatenate", "sharding_group"):
+        assert one.count(said) == len(offers)
+
+
 def test_the_partitioner_before_shardy_is_told_nothing():
     jax.config.update("jax_use_shardy_partitioner", False)
     try:
-        text = text_of(lambda x, y: alike(settled(x), loose(y)), X, Y)
+        text = text_of(lambda x, y: split(alike(settled(x), loose(y)), 0, ("data",), 1), X, Y)
     finally:
         jax.config.update("jax_use_shardy_partitioner", True)
     assert "propagation_barrier" not in text
     assert "sharding_group" not in text
+    assert "sharding_constraint" not in text
 
 
 @pytest.mark.slow

@@ -200,13 +200,16 @@ def test_the_specs_of_parts():
     assert divisible(jnp.ones((4, 6)), (2, 3)) == P()
 
 
-def test_explicit_axes_split_outside_automatic_ones_in_the_order_of_the_spec():
+def test_a_batch_is_split_by_what_splits_it_then_by_copies_then_by_what_splits_its_matrices():
+    """And by automatic axes last."""
     explicit, auto = AxisType.Explicit, AxisType.Auto
     order = lambda types, spec: "".join(outer_first(AbstractMesh((2, 2, 2), ("a", "b", "c"), types), spec))
-    assert order((explicit,) * 3, P()) == order((auto,) * 3, P("c", "a")) == "abc"
-    assert order((explicit,) * 3, P(None, ("c", "a"))) == "cab"
-    assert order((auto, explicit, auto), P()) == "bac"
-    assert order((explicit, auto, explicit), P("b", "c")) == "cab"
+    assert order((explicit,) * 3, P()) == order((auto,) * 3, P(None, "c", "a")) == "abc"
+    assert order((explicit,) * 3, P("b", None, None)) == "bac"
+    assert order((explicit,) * 3, P(None, "a", None)) == order((explicit,) * 3, P("b", "c", "a")) == "bca"
+    assert order((explicit,) * 3, P(None, ("c", "a"))) == "bca"
+    assert order((auto, explicit, auto), P(None, None, None)) == "bac"
+    assert order((explicit, auto, explicit), P(None, "b", "c")) == "acb"
 
 
 def test_off_a_mesh_nothing_is_in_the_way():

@@ -162,13 +162,12 @@ def soap(
 
     On a mesh over which gradients and state are split call ``update`` under ``jax.set_mesh``: each device then works
     on whole matrices with their state, its share of a batch and of all leaves of one shape. Nothing is exchanged where
-    a batch is split over all devices already; where rows or columns are split, gradients and state travel there and
-    back every step, and mesh axes that hold copies take part in the work. A matrix of a shape of its own stays split;
-    of it XLA gathers what each product needs, one basis included, and to refresh them the averages and bases, since
-    only a whole matrix can be decomposed. So it does with a batch where two automatic mesh axes split one dimension in
-    another order than the mesh's, which only the types of explicit ones tell. On automatic axes, state that each
-    device holds whole is best updated outside ``jax.set_mesh``, where all of them do all the work, as they do on
-    explicit ones.
+    a batch is split over all devices already; where rows or columns are split, in whatever order of mesh axes,
+    gradients and state travel there and back every step, in at most one exchange for each axis, and axes that hold
+    copies take part in the work. A matrix of a shape of its own stays split; of it XLA gathers what each product
+    needs, one basis included, and to refresh them the averages and bases, since only a whole matrix can be decomposed.
+    On automatic axes, state that each device holds whole is best updated outside ``jax.set_mesh``, where all of them
+    do all the work, as they do on explicit ones.
 
     # deviation from [1]: it has one basis per axis of a leaf of higher rank.
 
