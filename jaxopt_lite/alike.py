@@ -1,4 +1,4 @@
-"""Where the compiler puts a value on a mesh's automatic axes, said by where another one lies, or what it can spare.
+"""Where the compiler puts a value on a mesh's automatic axes, said by where another one lies, or by what is free.
 
 Which that is only the compiler knows. So these speak to its partitioner, Shardy, in whose words ``alike`` is a
 sharding group, ``settled``, ``loose`` and ``told`` are propagation barriers, and ``split`` is constraints.
@@ -57,9 +57,10 @@ def told(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def split(x: jax.Array, axis: int, names: tuple, first: int) -> jax.Array:
-    """``x``, split along ``axis`` over the first so many of mesh axes ``names``, and over others that it can spare.
+    """``x``, split along ``axis`` over the first so many of mesh axes ``names``, then over all others that are free.
 
-    Those are what else splits nothing of it; in the order of ``names``.
+    Free are those of the others that ``x`` is not split by anyway: some that it was whole on, and some that lose their
+    place to the first ones.
 
     >>> split(jnp.ones(2), 0, (), 0).tolist()
     [1.0, 1.0]
@@ -89,7 +90,7 @@ def _barrier_lowered(context: Any, x: Any, *, direction: str) -> list:
 
 
 def _split_lowered(context: Any, x: Any, *, axis: int, names: tuple, first: int, mesh: tuple) -> list:
-    """What it can spare is found by offers to split it so: each but the first counts where no one before has."""
+    """Which are free the partitioner is asked by offers, the longest first: it takes what does not collide."""
     if not _heard():
         return [x]
     rank = context.avals_in[0].ndim
@@ -105,7 +106,8 @@ def _split_lowered(context: Any, x: Any, *, axis: int, names: tuple, first: int,
     rest = names[first:]
     for some in [some for k in range(len(rest), 0, -1) for some in itertools.combinations(rest, k)]:
         offer = sdy.propagation_barrier(x, sdy.PropagationDirection["BACKWARD"])
-        # Through this, and so this offer, the partitioner looks when it has looked through all simpler operations.
+        # Shardy looks through this last of all operations, so that it knows by then what x is split by anyway.
+        # (Priorities, its own way to say so, are lost on the way to XLA from jax 0.11 on.)
         offer = stablehlo.concatenate([offer, offer], (axis + 1) % rank)
         offer = split_over(offer, (*names[:first], *some), is_last=True)
         sdy.sharding_group(offer, next(_groups))  # else no one would read it, and it be dropped

@@ -75,8 +75,8 @@ def divisible(x: Any, shape: tuple[int, ...]) -> PartitionSpec:
 def outer_first(mesh: Any, spec: PartitionSpec) -> tuple:
     """All axes of a mesh in an order for the batch of matrices [..., m, n], which lie as ``spec`` says.
 
-    Of explicit ones those that split it already, those that hold copies, which costs nothing, and those that split
-    the matrices; then automatic ones as in the mesh, since behind them ``jit`` would lose explicit ones.
+    First explicit ones: what splits the batch already, so that it stays; what holds copies, of which each keeps its
+    part; what splits the matrices. Then automatic ones as in the mesh: behind them ``jit`` would lose explicit ones.
     """
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     explicit = [name for name, kind in kinds.items() if kind == jax.sharding.AxisType.Explicit]

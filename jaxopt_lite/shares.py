@@ -79,7 +79,11 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None, returns: bool 
     rest = settled if returns else lambda x: x
 
     def there(x):
-        """What is whole on mesh axes is cut first, which costs nothing; the others give up one axis after the other."""
+        """One mesh axis after the other gets its place; what is whole on one is cut first, which costs nothing.
+
+        XLA gathers what is split by an axis that has no place: by b, where a is taken from an axis split by a and b.
+        So all that lose theirs to those whose turn it is get one behind them at once.
+        """
         way = [x]
         for k in range(len(names)):
             way.append(split(rest(way[-1]), axis, names, k))

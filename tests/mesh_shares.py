@@ -14,6 +14,7 @@ from mesh_sharding import equivalent, per_device
 import jaxopt_lite as jol
 from jaxopt_lite import optimizers
 from jaxopt_lite.sharding import state_shardings
+from jaxopt_lite.shares import by_matrix
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 RNG = np.random.default_rng(0)
@@ -152,6 +153,24 @@ def matrices_split_by_rows_are_exchanged_not_gathered():
         assert here < total / 8 + 2048, (case, here, total)
 
 
+def batches_come_from_any_layout_without_a_gather():
+    """Mesh axes may split the batch, the rows and the columns, and one of these together in any order."""
+    x = jnp.asarray(RNG.normal(size=(8, 16, 32)), jnp.float32)
+    norm = lambda x: jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+    for mesh in (BOTH, THREE):
+        ends = range(len(mesh.axis_names) + 1)
+        for names in itertools.permutations(mesh.axis_names):
+            for i, j in itertools.combinations_with_replacement(ends, 2):
+                place = NamedSharding(mesh, P(*(part or None for part in (names[:i], names[i:j], names[j:]))))
+                with jax.set_mesh(mesh):
+                    f = jax.jit(lambda x: by_matrix(lambda x: x / norm(x), x))
+                    placed = jax.device_put(x, place)
+                    text, y = f.lower(placed).compile().as_text(), f(placed)
+                assert results(text, GATHERS) == [], place
+                equivalent(y, place)
+                np.testing.assert_allclose(y, x / norm(x), rtol=1e-6)
+
+
 def copies_share_the_work():
     """Of what lies on the other axis too, each does a part, and then gathers what it keeps, but no more."""
     cases = [(f, BOTH, LONE, P("fsdp")) for f in FACTORIES]
@@ -264,6 +283,7 @@ def numbers():
 
 
 def places():
+    batches_come_from_any_layout_without_a_gather()
     matrices_split_by_rows_are_exchanged_not_gathered()
     copies_share_the_work()
     results_lie_where_they_did()
