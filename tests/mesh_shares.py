@@ -146,6 +146,7 @@ def matrices_split_by_rows_are_exchanged_not_gathered():
     cases += [(optimizers.shampoo, TYPED, LONE, P(("fsdp", "data")))]
     cases += [(optimizers.shampoo, TYPED_ROW, STACK, P(None, "fsdp"))]
     cases += [(in_blocks, ROW, {f"layer{i}": (32, 32) for i in range(3)}, P("fsdp"))]
+    cases += [(in_blocks, BOTH, {"six blocks": (16, 24)}, P(("data", "fsdp")))]
     for case in cases:
         text, here, total = step_of(*case)
         assert max(results(text, GATHERS), default=0) <= 8, case  # one number a matrix

@@ -70,9 +70,10 @@ def scale_by_shampoo(
         if shares.has_batch(g):
             u, _, *sides = shares.rule_by_matrix(of_matrices)(g, None, s, m, *sides)
             u = cut(u)
-        else:  # L, R and roots of the blocks of one matrix lie where they are worked on: nothing has to return
-            shared = shares.rule_by_matrix(of_blocks, returns=g.ndim > 2)
-            u, _, *sides = shared(cut(g), None, s, cut(m), *sides)
+        else:  # as many blocks of one matrix as devices, or a multiple, lie where they are worked on: nothing returns
+            blocks = cut(g)
+            shared = shares.rule_by_matrix(of_blocks, returns=g.ndim > 2 or not shares.has_batch(blocks))
+            u, _, *sides = shared(blocks, None, s, cut(m), *sides)
         if graft is not None:  # the norms are taken where the moments lie
             other = cut(adam if graft == "adam" else m)
             u = u * (rms(other, (-2, -1)) * (u.shape[-2] * u.shape[-1]) ** 0.5)
