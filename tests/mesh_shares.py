@@ -168,6 +168,9 @@ def batches_come_from_any_layout_without_a_gather():
                     placed = jax.device_put(x, place)
                     text, y = f.lower(placed).compile().as_text(), f(placed)
                 assert results(text, GATHERS) == [], place
+                assert len(re.findall(KINDS, text)) <= 2 * 2 * len(names), (
+                    place
+                )  # two for each axis, there and back
                 equivalent(y, place)
                 np.testing.assert_allclose(y, x / norm(x), rtol=1e-6)
 
@@ -284,7 +287,6 @@ def numbers():
 
 
 def places():
-    batches_come_from_any_layout_without_a_gather()
     matrices_split_by_rows_are_exchanged_not_gathered()
     copies_share_the_work()
     results_lie_where_they_did()
@@ -293,4 +295,6 @@ def places():
 
 
 if __name__ == "__main__":
-    {"numbers": numbers, "places": places}[sys.argv[1]]()
+    {"layouts": batches_come_from_any_layout_without_a_gather, "numbers": numbers, "places": places}[
+        sys.argv[1]
+    ]()

@@ -84,6 +84,11 @@ def test_the_partitioner_before_shardy_is_told_nothing():
     assert "sharding_constraint" not in text
 
 
+def test_batches_come_from_any_layout_without_a_gather():
+    """Not slow, so that the newest JAX is asked too: where ``split`` puts things is up to its partitioner."""
+    run_on_eight_devices("layouts")
+
+
 @pytest.mark.slow
 def test_where_they_put_things():
     run_on_eight_devices("places")

@@ -13,7 +13,7 @@ from jaxopt_lite.shares import _sharers, by_matrix, divided, on_mesh, share_out
 
 
 def run_on_eight_devices(what):
-    """One half of the script: the other is in test_alike.py, since files run beside each other."""
+    """One part of the script: the others are in test_alike.py, since files run beside each other."""
     script = pathlib.Path(__file__).with_name("mesh_shares.py")
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

@@ -66,8 +66,9 @@ def scale_by_shampoo(
         adam = m / (moments.root_of(second**2 * nu) + GRAFT_EPS)
         if not sides[0].size:
             return adam, mu, nu, *sides
-        cut = lambda x: (_cut_up if shares.has_batch(g) else _to_blocks)(x, block_size)
-        if shares.has_batch(g):
+        is_batch = shares.has_batch(g)
+        cut = lambda x: (_cut_up if is_batch else _to_blocks)(x, block_size)
+        if is_batch:
             u, _, *sides = shares.rule_by_matrix(of_matrices)(g, None, s, m, *sides)
             u = cut(u)
         else:  # as many blocks of one matrix as devices, or a multiple, lie where they are worked on: nothing returns
@@ -184,8 +185,9 @@ def shampoo(
 
     On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
     its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
-    them: only gradient and momentum travel. (XLA gathers these two where blocks of a matrix of a shape of its own cross
-    its cuts.) Of a matrix of one block and a shape of its own it gathers what the products need, every step.
+    them: only gradient and momentum travel. (Where edges of blocks of a matrix of a shape of its own do not fall on its
+    cuts, XLA gathers these two, Adam's direction and the update.) Of a matrix of one block and a shape of its own it
+    gathers what the products need, every step.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

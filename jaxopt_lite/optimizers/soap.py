@@ -163,7 +163,7 @@ def soap(
     On a mesh over which gradients and state are split call ``update`` under ``jax.set_mesh``: each device then works
     on whole matrices with their state, its share of a batch and of all leaves of one shape. Nothing is exchanged where
     a batch is split over all devices already; where rows or columns are split, in whatever order of mesh axes,
-    gradients and state travel there and back every step, in at most one exchange for each axis, and axes that hold
+    gradients and state travel there and back every step, in at most two exchanges for each axis, and axes that hold
     copies take part in the work. A matrix of a shape of its own stays split; of it XLA gathers what each product
     needs, one basis included, and to refresh them the averages and bases, since only a whole matrix can be decomposed.
     On automatic axes, state that each device holds whole is best updated outside ``jax.set_mesh``, where all of them
