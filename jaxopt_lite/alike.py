@@ -102,9 +102,8 @@ def _split_lowered(context: Any, x: Any, *, axis: int, names: tuple, first: int,
         sizes = sdy.MeshAttr.get([sdy.MeshAxisAttr.get(*item) for item in mesh])
         return sdy.sharding_constraint(x, sdy.TensorShardingAttr.get(sizes, axes))
 
-    x = split_over(x, names[:first], is_last=False) if first else x
-    rest = names[first:]
-    for some in [some for k in range(len(rest), 0, -1) for some in itertools.combinations(rest, k)]:
+    x = split_over(x, names[:first], is_last=False)
+    for some in _offers(names[first:], any_first=not first):
         offer = sdy.propagation_barrier(x, sdy.PropagationDirection["BACKWARD"])
         # Shardy looks through this last of all operations, so that it knows by then what x is split by anyway.
         # (Priorities, its own way to say so, are lost on the way to XLA from jax 0.11 on.)
@@ -112,6 +111,16 @@ def _split_lowered(context: Any, x: Any, *, axis: int, names: tuple, first: int,
         offer = split_over(offer, (*names[:first], *some), is_last=True)
         sdy.sharding_group(offer, next(_groups))  # else no one would read it, and it be dropped
     return [x]
+
+
+def _offers(names: tuple, any_first: bool) -> list:
+    """All choices of mesh axes, the longest first; each in all orders that begin with another, if so asked.
+
+    For along its axis x may be split already, and what that is comes first. (The order of several is the mesh's.)
+    """
+    choices = [some for k in range(len(names), 0, -1) for some in itertools.combinations(names, k)]
+    turned = lambda some, i: (some[i], *some[:i], *some[i + 1 :])
+    return [turned(some, i) for some in choices for i in range(len(some) if any_first else 1)]
 
 
 def _heard() -> bool:

@@ -59,8 +59,10 @@ def by_matrix(f: Callable, *stacks: jax.Array, returns: bool = True) -> Any:
     number = math.prod(batch)
     axes = _sharers(mesh, number)
     extra = -number % count(mesh, axes)
-    flat = [x.reshape(number, *x.shape[len(batch) :]) for x in stacks]
-    padded = [jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)) for x in flat] if extra else flat
+    flat = jax.tree.map(lambda x: x.reshape(number, *x.shape[len(batch) :]), stacks)
+    padded = (
+        jax.tree.map(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), flat) if extra else flat
+    )
     done = in_shares(f, 0, axes, returns)(*padded)
     return jax.tree.map(lambda x: x[:number].reshape(*batch, *x.shape[1:]), done)
 
@@ -71,40 +73,54 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None, returns: bool 
     Mesh axes ``names``, by default all, share; without any every device does everything. If it ``returns``, a result
     of the shape of the argument in its place goes back to where that lies, which nothing on the way changes.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    some = mesh.axis_names if names is None else names
-    names = tuple(name for name in _axes(mesh) if name in some and mesh.shape[name] > 1)
+    mesh, names = jax.sharding.get_abstract_mesh(), _sharing(names)
     place = PartitionSpec(*[None] * axis, names) if names else PartitionSpec()
     local = jax.shard_map(f, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+
+    def shared(*trees):
+        arrays, treedef = jax.tree.flatten(trees)
+        moves = [_moved(x, axis, names, returns) for x in arrays]
+        results, outer = jax.tree.flatten(local(*jax.tree.unflatten(treedef, [there for there, _ in moves])))
+        if returns:
+            pairs = zip(arrays, moves, results, strict=False)
+            back = [move[1](y) if x.shape == y.shape else y for x, move, y in pairs]
+            results = back + results[len(back) :]
+        return jax.tree.unflatten(outer, results)
+
+    return shared if names else local
+
+
+def moved(x: jax.Array, axis: int) -> tuple[jax.Array, Callable]:
+    """x in equal shares along ``axis``, one for each device, however it was split; and what takes such back there."""
+    return _moved(x, axis % x.ndim, _sharing())
+
+
+def _moved(x: jax.Array, axis: int, names: tuple, returns: bool = True) -> tuple[jax.Array, Callable]:
+    """One mesh axis after the other gets its place; what is whole on one is cut first, which costs nothing.
+
+    XLA gathers what is split by an axis that has no place: by b, where a is taken from an axis split by a and b.
+    So all that lose theirs to those whose turn it is get one behind them at once.
+    """
     rest = settled if returns else lambda x: x
+    way = [x]
+    for first in range(len(names) + 1):
+        way.append(split(rest(way[-1]), axis, names, first))
 
-    def there(x):
-        """One mesh axis after the other gets its place; what is whole on one is cut first, which costs nothing.
-
-        XLA gathers what is split by an axis that has no place: by b, where a is taken from an axis split by a and b.
-        So all that lose theirs to those whose turn it is get one behind them at once.
-        """
-        way = [x]
-        for k in range(len(names)):
-            way.append(split(rest(way[-1]), axis, names, k))
-        return [*way, rest(way[-1])]
-
-    def back(way, y):
-        if way is None or way[0].shape != y.shape:
-            return y
+    def back(y):
+        y = split(y, axis, names, len(names))
         for stop in reversed(way[:-1]):
             # The barrier is where the compiler can put y before it goes on.
             y = alike(stop, jax.lax.optimization_barrier(loose(y)))
         return y
 
-    def shared(*trees):
-        arrays, treedef = jax.tree.flatten(trees)
-        ways = [there(x) for x in arrays]
-        results, outer = jax.tree.flatten(local(*jax.tree.unflatten(treedef, [way[-1] for way in ways])))
-        pairs = itertools.zip_longest(ways[: len(results)], results)
-        return jax.tree.unflatten(outer, [back(*pair) for pair in pairs] if returns else results)
+    return rest(way[-1]), back
 
-    return shared if names else local
+
+def _sharing(names: tuple | None = None) -> tuple:
+    """Those of mesh axes ``names``, by default all, that have parts, in the order in which they split a batch."""
+    mesh = jax.sharding.get_abstract_mesh()
+    some = mesh.axis_names if names is None else names
+    return tuple(name for name in _order.get() or mesh.axis_names if name in some and mesh.shape[name] > 1)
 
 
 @contextlib.contextmanager
@@ -122,11 +138,6 @@ def in_order_of(arrays: Any) -> Iterator[None]:
         yield
     finally:
         _order.reset(token)
-
-
-def _axes(mesh: Any) -> tuple:
-    """All of them, outer ones first."""
-    return _order.get() or mesh.axis_names
 
 
 _order: ContextVar[tuple] = ContextVar("order", default=())
@@ -153,6 +164,18 @@ def has_batch(x: Any) -> bool:
 def divided(shape: tuple, parts: int) -> int | None:
     """The first axis that comes in so many equal parts."""
     return next((i for i, n in enumerate(shape) if n and n % parts == 0), None)
+
+
+def fits(length: int, size: int) -> bool:
+    """Whether blocks of an axis of that length, or equal parts of them, end wherever mesh axes may cut it."""
+    if length <= size or not on_mesh():
+        return True
+    mesh = jax.sharding.get_abstract_mesh()
+    some = [
+        names for k in range(len(mesh.axis_names)) for names in itertools.combinations(mesh.axis_names, k + 1)
+    ]
+    parts = [length // count(mesh, names) for names in some if length % count(mesh, names) == 0]
+    return all(part % size == 0 or (size % part == 0 and length % size == 0) for part in parts)
 
 
 def rule_by_matrix(rule: Callable, returns: bool = True) -> Callable:

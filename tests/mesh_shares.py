@@ -1,6 +1,7 @@
 """Run by test_shares.py on eight CPU devices: whole matrices go where they are worked on, and the numbers are right."""
 
 import itertools
+import math
 import re
 import sys
 
@@ -12,7 +13,9 @@ from jax.sharding import PartitionSpec as P
 from mesh_sharding import equivalent, per_device
 
 import jaxopt_lite as jol
-from jaxopt_lite import optimizers
+from jaxopt_lite import optimizers, shares
+from jaxopt_lite.axes import names_of
+from jaxopt_lite.optimizers.blocks import apart
 from jaxopt_lite.sharding import state_shardings
 from jaxopt_lite.shares import by_matrix
 
@@ -69,7 +72,7 @@ def decompositions_are_shared_out(axis_type):
     for factory, some in [
         (optimizers.soap, cases[:-1]),  # beside rows of rank 12 the last's basis of 20 is arbitrary
         (optimizers.shampoo, cases if axis_type == AxisType.Auto else []),
-        (in_blocks, cases[5:]),
+        (in_blocks, [*cases[5:], (1, (24, 40), P("data", "fsdp")), (8, (24, 12), P("data", "fsdp"))]),
     ]:
         # With a smaller ε Shampoo's roots of small eigenvalues are noise.
         large = {} if factory == optimizers.soap else {"eps": 1e-2}
@@ -108,9 +111,9 @@ LONE, STACK = {f"layer{i}": (16, 32) for i in range(8)}, {"stack": (8, 16, 32)}
 FACTORIES = optimizers.soap, optimizers.shampoo
 
 
-def step_of(factory, mesh, shapes, spec):
+def step_of(factory, mesh, shapes, spec, **options):
     """A compiled step, and the bytes of one device's state and of all."""
-    tx = jol.chain(jol.clip_by_global_norm(1.0), factory(0.1))
+    tx = jol.chain(jol.clip_by_global_norm(1.0), factory(0.1, **options))
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     places = {name: NamedSharding(mesh, spec) for name in shapes}
     with jax.set_mesh(mesh):
@@ -154,25 +157,55 @@ def matrices_split_by_rows_are_exchanged_not_gathered():
         assert here < total / 8 + 2048, (case, here, total)
 
 
-def batches_come_from_any_layout_without_a_gather():
-    """Mesh axes may split the batch, the rows and the columns, and one of these together in any order."""
-    x = jnp.asarray(RNG.normal(size=(8, 16, 32)), jnp.float32)
-    norm = lambda x: jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+def layouts_of(shape):
+    """All that mesh axes have, in any order: they split the axes of an array, or hold copies of it."""
     for mesh in (BOTH, THREE):
-        ends = range(len(mesh.axis_names) + 1)
+        ends, seen = range(len(mesh.axis_names) + 1), set()
         for names in itertools.permutations(mesh.axis_names):
-            for i, j in itertools.combinations_with_replacement(ends, 2):
-                place = NamedSharding(mesh, P(*(part or None for part in (names[:i], names[i:j], names[j:]))))
-                with jax.set_mesh(mesh):
-                    f = jax.jit(lambda x: by_matrix(lambda x: x / norm(x), x))
-                    placed = jax.device_put(x, place)
-                    text, y = f.lower(placed).compile().as_text(), f(placed)
-                assert results(text, GATHERS) == [], place
-                assert len(re.findall(KINDS, text)) <= 2 * 2 * len(names), (
-                    place
-                )  # two for each axis, there and back
-                equivalent(y, place)
-                np.testing.assert_allclose(y, x / norm(x), rtol=1e-6)
+            for cuts in itertools.combinations_with_replacement(ends, len(shape)):
+                starts = zip((0, *cuts), cuts, strict=False)
+                spec = P(*(names[i:j] or None for i, j in starts))
+                parts = [shares.count(mesh, names_of(entry)) for entry in spec]
+                if spec not in seen and all(n % k == 0 for n, k in zip(shape, parts, strict=True)):
+                    yield NamedSharding(mesh, spec)
+                seen.add(spec)
+
+
+def normed(x):
+    return x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
+
+
+def come_from_any_layout_without_a_gather(f, shape, filled=1.0):
+    """Where there are copies each gathers what it keeps, filled up to so much; the numbers are right and in place."""
+    x = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    for place in layouts_of(shape):
+        share = math.prod(place.shard_shape(shape))
+        with jax.set_mesh(place.mesh):
+            placed = jax.device_put(x, place)
+            text, y = jax.jit(f).lower(placed).compile().as_text(), jax.jit(f)(placed)
+        kept = filled * share if share > x.size / 8 else 0
+        assert max(results(text, GATHERS), default=0) <= kept, place
+        equivalent(y, place)
+        np.testing.assert_allclose(y, f(x), rtol=1e-5)
+        yield place, text
+
+
+def batches_come_from_any_layout_without_a_gather():
+    """In two exchanges for each mesh axis, there and back."""
+    f = lambda x: by_matrix(normed, x)
+    for place, text in come_from_any_layout_without_a_gather(f, (8, 16, 32)):
+        assert len(re.findall(KINDS, text)) <= 2 * 2 * len(place.mesh.shape), place
+
+
+def blocks_come_from_any_layout_without_a_gather():
+    """Of a matrix whose parts end within blocks, also where devices do not divide its sides or those of blocks."""
+    for shape, size, filled in [((24, 40), 8, 1), ((44, 56), 6, 48 / 44)]:
+
+        def f(x, size=size):
+            blocks, back = apart(x, size)
+            return back(by_matrix(normed, blocks))
+
+        assert len(list(come_from_any_layout_without_a_gather(f, shape, filled))) > 50
 
 
 def copies_share_the_work():
@@ -241,12 +274,26 @@ def batches_of_matrices_in_blocks_are_exchanged():
     ]:
         text, here, total = step_of(in_blocks, mesh, STACK, spec)
         assert max(results(text, GATHERS), default=0) <= 64, (mesh, spec)  # one number a block
-        assert sum(results(text, "all-to-all")) == moves * 3 * 16 * 32, (mesh, spec)
+        moved = sum(n for n in results(text, "all-to-all") if n > 8)  # the others are norms
+        assert moved == moves * 3 * 16 * 32, (mesh, spec)
+        assert here < total / 8 + 2048
+    for spec, size in itertools.product([P(None, "fsdp", "data"), rows, columns], [8, 16]):
+        text, here, total = step_of(in_blocks, BOTH, {"stack": (8, 24, 40)}, spec, block_size=size)
+        assert max(results(text, GATHERS)) <= 64, (spec, size)
         assert here < total / 8 + 2048
 
 
-def in_blocks(learning_rate, **options):
-    return optimizers.shampoo(learning_rate, block_size=8, **options)
+def blocks_that_do_not_fit_are_exchanged():
+    """Of a matrix of which devices hold parts that end within blocks, as many as devices or fewer."""
+    over_both = P(("data", "fsdp")), P("fsdp", "data"), P(None, ("fsdp", "data"))
+    for mesh, spec, size in itertools.product((BOTH, TYPED), over_both, (8, 16)):
+        text, here, total = step_of(in_blocks, mesh, {"lone": (24, 40)}, spec, block_size=size)
+        assert max(results(text, GATHERS), default=0) <= 16, (mesh, spec, size)  # one number a block
+        assert here < total / 8 + 2048
+
+
+def in_blocks(learning_rate, block_size=8, **options):
+    return optimizers.shampoo(learning_rate, block_size=block_size, **options)
 
 
 def what_every_device_holds_is_not_exchanged():
@@ -292,9 +339,15 @@ def places():
     results_lie_where_they_did()
     blocks_stay_where_they_are()
     batches_of_matrices_in_blocks_are_exchanged()
+    blocks_that_do_not_fit_are_exchanged()
 
+
+PARTS = {
+    "layouts": batches_come_from_any_layout_without_a_gather,
+    "blocks": blocks_come_from_any_layout_without_a_gather,
+    "numbers": numbers,
+    "places": places,
+}
 
 if __name__ == "__main__":
-    {"layouts": batches_come_from_any_layout_without_a_gather, "numbers": numbers, "places": places}[
-        sys.argv[1]
-    ]()
+    PARTS[sys.argv[1]]()

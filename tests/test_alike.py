@@ -73,6 +73,15 @@ def test_a_split_begins_with_some_axes_and_offers_the_others():
         assert one.count(said) == len(offers)
 
 
+def test_without_any_to_begin_with_an_offer_may_begin_with_any():
+    """Since it may be split by that already."""
+    with jax.set_mesh(jax.make_mesh((1, 1), ("a", "b"))):
+        text = jax.jit(lambda x: split(x, 0, ("a", "b"), 0)).lower(X).as_text()
+    begun, *offers = re.findall(r"sharding_constraint %\w+ <@mesh, \[{(.*)}, {\??}\]>", text)
+    assert begun == "?"
+    assert offers == ['"a", "b"', '"b", "a"', '"a"', '"b"']
+
+
 def test_the_partitioner_before_shardy_is_told_nothing():
     jax.config.update("jax_use_shardy_partitioner", False)
     try:

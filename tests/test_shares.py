@@ -7,9 +7,10 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import AbstractMesh
 
-from jaxopt_lite.shares import _sharers, by_matrix, divided, on_mesh, share_out
+from jaxopt_lite.shares import _sharers, by_matrix, divided, fits, on_mesh, share_out
 
 
 def run_on_eight_devices(what):
@@ -47,3 +48,25 @@ def test_off_a_mesh_nothing_is_shared_out():
 def test_the_first_axis_that_devices_divide():
     assert divided((3, 16, 8), 8) == 1
     assert divided((3, 0), 8) is None is divided((), 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "expected"),
+    [
+        (8, 8, True),  # one block
+        (5, 16, True),
+        (16, 4, True),  # parts of 8, 4 and 2 rows
+        (16, 16, True),
+        (64, 8, True),
+        (36, 9, True),  # eight devices do not divide it
+        (25, 8, True),  # no axis does
+        (24, 8, False),  # parts of 3 rows
+        (12, 8, False),
+        (100, 16, False),
+        (40, 16, False),  # eight parts of 5
+    ],
+)
+def test_which_blocks_end_where_axes_cut(length, size, expected):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2, 4), ("data", "fsdp"))):
+        assert fits(length, size) == expected
+    assert fits(length, size)

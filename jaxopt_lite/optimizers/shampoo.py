@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxopt_lite import checks, shares
 from jaxopt_lite.compose import chain
 from jaxopt_lite.optimizers import kronecker, moments
+from jaxopt_lite.optimizers.blocks import fit, in_blocks, norm, norms, to_blocks
 from jaxopt_lite.optimizers.newton_schulz import normalized
-from jaxopt_lite.optimizers.norms import rms
 from jaxopt_lite.optimizers.scale import add_decayed_weights, scale_by_learning_rate
 from jaxopt_lite.transformation import elementwise, transformation
 from jaxopt_lite.types import Array, Params, Scalar, ScalarOrSchedule
@@ -66,26 +66,14 @@ def scale_by_shampoo(
         adam = m / (moments.root_of(second**2 * nu) + GRAFT_EPS)
         if not sides[0].size:
             return adam, mu, nu, *sides
-        is_batch = shares.has_batch(g)
-        cut = lambda x: (_cut_up if is_batch else _to_blocks)(x, block_size)
-        if is_batch:
-            u, _, *sides = shares.rule_by_matrix(of_matrices)(g, None, s, m, *sides)
-            u = cut(u)
-        else:  # as many blocks of one matrix as devices, or a multiple, lie where they are worked on: nothing returns
-            blocks = cut(g)
-            shared = shares.rule_by_matrix(of_blocks, returns=g.ndim > 2 or not shares.has_batch(blocks))
-            u, _, *sides = shared(blocks, None, s, cut(m), *sides)
-        if graft is not None:  # the norms are taken where the moments lie
-            other = cut(adam if graft == "adam" else m)
-            u = u * (rms(other, (-2, -1)) * (u.shape[-2] * u.shape[-1]) ** 0.5)
-        return _from_blocks(u, g.shape, block_size), mu, nu, *sides
+        other = adam if graft == "adam" else None
+        if other is not None and fit(g.shape, block_size):
+            other = norms(other, block_size)  # less to send, and taken where the moments lie
+        u, *sides = in_blocks(of_blocks, block_size)(s, g, m, other, *sides)
+        return u, mu, nu, *sides
 
-    def of_matrices(g, p, s, m, *sides):
-        """They travel as a whole: to XLA blocks that cross the cuts of a matrix are nothing it could exchange."""
-        u, _, *sides = of_blocks(_to_blocks(g, block_size), p, s, _to_blocks(m, block_size), *sides)
-        return _from_blocks(u, g.shape, block_size), m, *sides
-
-    def of_blocks(g, p, s, m, left, right, scale, *roots):
+    def of_blocks(s, g, m, other, left, right, scale, *roots):
+        """``other`` is Adam's direction, or its norms."""
         due, _, second = s
         with kronecker.HIGHEST:
             left, right, scale = kronecker.average(g, left, right, scale, b2)
@@ -93,7 +81,9 @@ def scale_by_shampoo(
             fresh = lambda: tuple(shares.by_matrix(root, a, second * scale) for a in (left, right))
             roots = jax.lax.cond(due, fresh, lambda: roots)
             u = kronecker.both_sides(roots[0], m, roots[1])
-        return u if graft is None else normalized(u), m, left, right, scale, *roots
+        if graft is not None:
+            u = normalized(u) * norm(m if other is None else other)
+        return u, left, right, scale, *roots
 
     init = lambda leaf: _first_slots(leaf, block_size)
     return elementwise(rule, ShampooState, init=init, scalars=scalars, together=True)
@@ -103,42 +93,10 @@ def _first_slots(leaf: Any, size: int) -> tuple:
     """Zeros: the moments, and for a matrix the squares and numbers of its blocks."""
     is_matrix = leaf.ndim > 1 and leaf.size > 0
     like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    blocks = jax.eval_shape(lambda x: _to_blocks(x, size), like) if is_matrix else leaf
+    blocks = jax.eval_shape(lambda x: to_blocks(x, size), like) if is_matrix else leaf
     sides = blocks.shape[-2:] if is_matrix else (None, None)
     squares = lambda: [kronecker.empty_side(blocks, n) for n in sides]
     return *moments.two_moments(leaf), *squares(), kronecker.empty_scale(blocks), *squares()
-
-
-def _to_blocks(x: Array, size: int) -> Array:
-    """[..., m, n] as [..., blocks, a, b], row by row."""
-    x = _cut_up(x, size)
-    return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])
-
-
-def _cut_up(x: Array, size: int) -> Array:
-    """[..., m, n] as [..., rows, columns, a, b] of blocks, filled up with zeros, which precondition nothing."""
-    (a, b), (rows, columns) = _cut(x.shape, size)
-    if rows == columns == 1:  # no more than it takes, so that XLA sees where the rest lies
-        return x[..., None, None, :, :]
-    widths = [(0, 0)] * (x.ndim - 2) + [(0, rows * a - x.shape[-2]), (0, columns * b - x.shape[-1])]
-    x = jnp.pad(x, widths) if any(after for _, after in widths) else x
-    return x.reshape(*x.shape[:-2], rows, a, columns, b).swapaxes(-3, -2)
-
-
-def _from_blocks(x: Array, shape: tuple[int, ...], size: int) -> Array:
-    """Undo ``_to_blocks`` or ``_cut_up`` of an array of this shape."""
-    (a, b), (rows, columns) = _cut(shape, size)
-    if rows == columns == 1:
-        return x.reshape(shape)
-    x = x.reshape(*shape[:-2], rows, columns, a, b).swapaxes(-3, -2)
-    return x.reshape(*shape[:-2], rows * a, columns * b)[..., : shape[-2], : shape[-1]]
-
-
-def _cut(shape: tuple[int, ...], size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The shape of a block, and how many there are in each direction."""
-    m, n = shape[-2:]
-    a, b = min(m, size), min(n, size)
-    return (a, b), (-(-m // a), -(-n // b))
 
 
 def inverse_root(average: Array, scale: Array, eps: Scalar) -> Array:
@@ -185,9 +143,9 @@ def shampoo(
 
     On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
     its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
-    them: only gradient and momentum travel. (Where edges of blocks of a matrix of a shape of its own do not fall on its
-    cuts, XLA gathers these two, Adam's direction and the update.) Of a matrix of one block and a shape of its own it
-    gathers what the products need, every step.
+    them: only gradient and momentum travel. Where parts of a matrix that devices hold may end within blocks, Adam's
+    direction does too; of a matrix of a shape of its own all three in up to three exchanges each way. Of a matrix of
+    one block and a shape of its own XLA gathers what the products need, every step.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.

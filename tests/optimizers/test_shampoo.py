@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxopt_lite import optimizers
-from jaxopt_lite.optimizers.shampoo import _from_blocks, _to_blocks, inverse_root
+from jaxopt_lite.optimizers.shampoo import inverse_root
 from tests.oracles import matrix as oracle
 from tests.oracles.optimizers import adam, trajectory
 
@@ -53,15 +53,6 @@ def test_roots_where_eigenvalues_are_noise_or_zero():
     np.testing.assert_allclose(
         inverse_root(jnp.zeros((2, 2)), jnp.zeros((1, 1)), 1e-12), 1e3 * np.eye(2), rtol=1e-5
     )
-
-
-def test_blocks_and_back():
-    x = jnp.arange(2.0 * 5 * 4).reshape(2, 5, 4)
-    blocks = _to_blocks(x, 3)
-    assert blocks.shape == (2, 4, 3, 3)
-    np.testing.assert_array_equal(blocks[1, 2], np.pad(x[1, 3:, :3], ((0, 1), (0, 0))))
-    np.testing.assert_array_equal(_from_blocks(blocks, x.shape, 3), x)
-    assert _to_blocks(x, 1024).shape == (2, 1, 5, 4)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e20])

@@ -1,0 +1,154 @@
+"""Matrices in blocks, also on a mesh whose devices hold parts of them that end within blocks."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_lite import shares
+from jaxopt_lite.alike import settled
+from jaxopt_lite.optimizers.norms import rms
+from jaxopt_lite.types import Array
+
+
+def sides(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """The sides of a block of matrices of this shape, at most ``size``."""
+    return min(shape[-2], size), min(shape[-1], size)
+
+
+def fit(shape: tuple[int, ...], size: int) -> bool:
+    """Whether blocks of matrices of this shape, or equal parts of them, end wherever a mesh may cut these."""
+    return all(shares.fits(*pair) for pair in zip(shape[-2:], sides(shape, size), strict=True))
+
+
+def in_blocks(rule: Callable, size: int) -> Callable:
+    """A rule ``(s, g, m, other, *slots) -> (u, *slots)`` for blocks, lifted to matrices [..., m, n] and shared out.
+
+    Slots are of blocks. So is ``other``, or it is of the matrices, or ``None``.
+    """
+
+    def of_matrices(g, p, s, m, other, *slots):
+        """They travel as a whole: to XLA blocks that cross the cuts of a matrix are nothing it could exchange."""
+        cut = lambda x: x if x.ndim > g.ndim else to_blocks(x, size)
+        u, *slots = rule(s, *jax.tree.map(cut, (g, m, other)), *slots)
+        return from_blocks(u, g.shape), m, other, *slots
+
+    def lifted(s, g, m, other, *slots):
+        if shares.has_batch(g):
+            u, _, _, *slots = shares.rule_by_matrix(of_matrices)(g, None, s, m, other, *slots)
+            return u, *slots
+        a, b = sides(g.shape, size)
+        g, m = settled(g), settled(m)  # else the moments would be worked out where blocks are, and gathered
+
+        def of_filled(g, p, s, m, other, *slots):
+            u, *slots = rule(s, *jax.tree.map(lambda x: x[..., :a, :b], (g, m, other)), *slots)
+            return filled(filled(u, -2, g.shape[-2]), -1, g.shape[-1]), m, other, *slots
+
+        cut = lambda x: x if x.ndim > g.ndim else apart(x, size)[0]
+        blocks, back = apart(g, size)
+        # As many blocks of one matrix as devices, or a multiple, lie where they are worked on: nothing returns.
+        returns = g.ndim > 2 or not (fit(g.shape, size) and shares.has_batch(blocks))
+        shared = shares.rule_by_matrix(of_filled, returns)
+        u, _, _, *slots = shared(blocks, None, s, *jax.tree.map(cut, (m, other)), *slots)
+        return back(u), *slots
+
+    return lifted
+
+
+def to_blocks(x: Array, size: int) -> Array:
+    """[..., m, n] as [..., blocks, a, b], row by row, filled up with zeros.
+
+    >>> to_blocks(jnp.ones((5, 4)), 3).shape
+    (4, 3, 3)
+    """
+    a, b = sides(x.shape, size)
+    return _in_one_row(_cut(_cut(x, -1, b), -3, a))
+
+
+def norms(x: Array, size: int) -> Array:
+    """Of each block, [..., blocks, 1, 1], taken where x lies."""
+    a, b = sides(x.shape, size)
+    each = norm(jnp.swapaxes(_cut(_cut(x, -1, b), -3, a), -3, -2))
+    return settled(each.reshape(*x.shape[:-2], -1, 1, 1))
+
+
+def norm(x: Array) -> Array:
+    """Of matrices [..., m, n], [..., 1, 1]."""
+    return rms(x, (-2, -1)) * (x.shape[-2] * x.shape[-1]) ** 0.5
+
+
+def from_blocks(blocks: Array, shape: tuple[int, ...]) -> Array:
+    """Undo ``to_blocks`` of an array of this shape."""
+    m, n = shape[-2:]
+    return _joined(_joined(_in_rows(blocks, -(-m // blocks.shape[-2])), -3, m), -1, n)
+
+
+def apart(x: Array, size: int) -> tuple[Array, Callable]:
+    """``to_blocks`` and what undoes it, of which XLA would gather x where blocks do not ``fit``.
+
+    Then some may have a few more zeros.
+    """
+    if fit(x.shape, size):
+        return to_blocks(x, size), lambda blocks: from_blocks(blocks, x.shape)
+    a, b = sides(x.shape, size)
+    if shares.fits(x.shape[-2], a):  # columns are what must be whole
+        cut, undo = _while_whole(jnp.swapaxes(x, -2, -1), b, a)
+        other = lambda y: jnp.moveaxis(y, (-4, -3), (-2, -1))
+        cut, back = other(cut), lambda y: jnp.swapaxes(undo(other(y)), -2, -1)
+    else:
+        cut, back = _while_whole(x, a, b)
+    return _in_one_row(cut), lambda blocks: back(_in_rows(blocks, cut.shape[-4]))
+
+
+def _while_whole(x: Array, a: int, b: int) -> tuple[Array, Callable]:
+    """[..., m, n] as [..., rows, a, columns, b], and what undoes it; each axis is cut while devices hold it whole.
+
+    For that each gets some rows, [m/devices, n], unless the columns fit, and cuts them into [m/devices, columns, b];
+    then it gets some columns of each block, [m, columns, b/devices], and cuts them.
+    """
+    m, n = x.shape[-2:]
+    some_rows, from_rows = (x, lambda y: y) if shares.fits(n, b) else _shared(x, -2)
+    some_columns, from_columns = _shared(_cut(some_rows, -1, b), -1)
+
+    def back(y):
+        y = filled(_joined(y, -3, m), -3, some_rows.shape[-2])
+        return from_rows(_joined(from_columns(y)[..., :b], -1, n))[..., :m, :]
+
+    return _cut(some_columns[..., :m, :, :], -3, a), back
+
+
+def _shared(x: Array, axis: int) -> tuple[Array, Callable]:
+    """``shares.moved``, filled up so that all shares are equal."""
+    return shares.moved(filled(x, axis, x.shape[axis] + -x.shape[axis] % shares.devices()), axis)
+
+
+def filled(x: Array, axis: int, length: int) -> Array:
+    """x with zeros behind, so that an axis has that length."""
+    axis, extra = axis % x.ndim, length - x.shape[axis]
+    return jnp.pad(x, [(0, extra if i == axis else 0) for i in range(x.ndim)]) if extra else x
+
+
+def _cut(x: Array, axis: int, size: int) -> Array:
+    """One axis as two, [blocks, size]."""
+    axis %= x.ndim
+    count = -(-x.shape[axis] // size)
+    return filled(x, axis, count * size).reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
+
+
+def _joined(x: Array, axis: int, length: int) -> Array:
+    """An axis and the one before it as one of that length."""
+    axis %= x.ndim
+    x = x.reshape(*x.shape[: axis - 1], -1, *x.shape[axis + 1 :])
+    return x[(slice(None),) * (axis - 1) + (slice(length),)]
+
+
+def _in_one_row(x: Array) -> Array:
+    """[..., rows, a, columns, b] as [..., blocks, a, b]."""
+    x = jnp.swapaxes(x, -3, -2)
+    return x.reshape(*x.shape[:-4], -1, *x.shape[-2:])
+
+
+def _in_rows(x: Array, rows: int) -> Array:
+    """Undo ``_in_one_row``."""
+    a, b = x.shape[-2:]
+    return jnp.swapaxes(x.reshape(*x.shape[:-3], rows, -1, a, b), -3, -2)
