@@ -69,10 +69,16 @@ def decompositions_are_shared_out(axis_type):
         (1, (16, 16), P("fsdp", "data")),
         (3, (12, 20), P("fsdp", "data")),
     ]
+    blocks = [  # that do not fit, with one of seven rows or columns filled up
+        (1, (24, 40), P("data", "fsdp")),
+        (8, (24, 12), P("data", "fsdp")),
+        (1, (40, 7), P("fsdp")),
+        (3, (7, 40), P(None, "fsdp")),
+    ]
     for factory, some in [
         (optimizers.soap, cases[:-1]),  # beside rows of rank 12 the last's basis of 20 is arbitrary
         (optimizers.shampoo, cases if axis_type == AxisType.Auto else []),
-        (in_blocks, [*cases[5:], (1, (24, 40), P("data", "fsdp")), (8, (24, 12), P("data", "fsdp"))]),
+        (in_blocks, cases[5:] + blocks),
     ]:
         # With a smaller ε Shampoo's roots of small eigenvalues are noise.
         large = {} if factory == optimizers.soap else {"eps": 1e-2}
