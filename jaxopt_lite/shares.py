@@ -42,36 +42,35 @@ def share_out(f: Callable, stack: jax.Array) -> jax.Array:
     return alike(stack, jax.lax.optimization_barrier(told(done)))
 
 
-def by_matrix(f: Callable, *stacks: jax.Array, returns: bool = True) -> Any:
+def by_matrix(f: Callable, *stacks: jax.Array) -> Any:
     """``f`` of stacks of matrices [..., m, n], of which each device computes whole ones, its share.
 
     For decompositions: XLA would gather their operands on every device. The first axis of the batch that the devices
     divide is split among them; where it is so already nothing is exchanged. Without one the whole batch is, as one
     axis; a single matrix goes to all devices. Off a mesh it is ``f(*stacks)``. Behind the batch, which is the first
-    stack's, the others and the results may have any axes. If it ``returns``, results of a batch that is divided lie
-    where the arguments of their shape do.
+    stack's, the others and the results may have any axes. Results of a batch that is divided lie where the arguments of
+    their shape do.
     """
     if not on_mesh() or not stacks[0].size:
         return f(*stacks)
     mesh, batch = jax.sharding.get_abstract_mesh(), stacks[0].shape[:-2]
     if (axis := divided(batch, mesh.size)) is not None:
-        return in_shares(f, axis, None, returns)(*stacks)
+        return in_shares(f, axis)(*stacks)
     number = math.prod(batch)
     axes = _sharers(mesh, number)
     extra = -number % count(mesh, axes)
     flat = jax.tree.map(lambda x: x.reshape(number, *x.shape[len(batch) :]), stacks)
-    padded = (
-        jax.tree.map(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), flat) if extra else flat
-    )
-    done = in_shares(f, 0, axes, returns)(*padded)
+    if extra:
+        flat = jax.tree.map(lambda x: jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)), flat)
+    done = in_shares(f, 0, axes)(*flat)
     return jax.tree.map(lambda x: x[:number].reshape(*batch, *x.shape[1:]), done)
 
 
-def in_shares(f: Callable, axis: int, names: tuple | None = None, returns: bool = True) -> Callable:
+def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     """``f`` of trees of arrays, of which each device gets its share along ``axis``, however they are split.
 
-    Mesh axes ``names``, by default all, share; without any every device does everything. If it ``returns``, a result
-    of the shape of the argument in its place goes back to where that lies, which nothing on the way changes.
+    Mesh axes ``names``, by default all, share; without any every device does everything. A result of the shape of
+    the argument in its place goes back to where that lies, which nothing on the way changes.
     """
     mesh, names = jax.sharding.get_abstract_mesh(), _sharing(names)
     place = PartitionSpec(*[None] * axis, names) if names else PartitionSpec()
@@ -79,32 +78,28 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None, returns: bool 
 
     def shared(*trees):
         arrays, treedef = jax.tree.flatten(trees)
-        moves = [_moved(x, axis, names, returns) for x in arrays]
+        moves = [moved(x, axis, names) for x in arrays]
         results, outer = jax.tree.flatten(local(*jax.tree.unflatten(treedef, [there for there, _ in moves])))
-        if returns:
-            pairs = zip(arrays, moves, results, strict=False)
-            back = [move[1](y) if x.shape == y.shape else y for x, move, y in pairs]
-            results = back + results[len(back) :]
+        pairs = zip(arrays, moves, results, strict=False)
+        returned = [back(y) if x.shape == y.shape else y for x, (_, back), y in pairs]
+        results = returned + results[len(returned) :]
         return jax.tree.unflatten(outer, results)
 
     return shared if names else local
 
 
-def moved(x: jax.Array, axis: int) -> tuple[jax.Array, Callable]:
-    """x in equal shares along ``axis``, one for each device, however it was split; and what takes such back there."""
-    return _moved(x, axis % x.ndim, _sharing())
+def moved(x: jax.Array, axis: int, names: tuple | None = None) -> tuple[jax.Array, Callable]:
+    """x in shares along ``axis`` as of ``in_shares``, and what takes such an array back to where x lies.
 
-
-def _moved(x: jax.Array, axis: int, names: tuple, returns: bool = True) -> tuple[jax.Array, Callable]:
-    """One mesh axis after the other gets its place; what is whole on one is cut first, which costs nothing.
+    One mesh axis after the other gets its place; what is whole on one is cut first, which costs nothing.
 
     XLA gathers what is split by an axis that has no place: by b, where a is taken from an axis split by a and b.
     So all that lose theirs to those whose turn it is get one behind them at once.
     """
-    rest = settled if returns else lambda x: x
+    axis, names = axis % x.ndim, _sharing(names)
     way = [x]
     for first in range(len(names) + 1):
-        way.append(split(rest(way[-1]), axis, names, first))
+        way.append(split(settled(way[-1]), axis, names, first))
 
     def back(y):
         y = split(y, axis, names, len(names))
@@ -113,7 +108,7 @@ def _moved(x: jax.Array, axis: int, names: tuple, returns: bool = True) -> tuple
             y = alike(stop, jax.lax.optimization_barrier(loose(y)))
         return y
 
-    return rest(way[-1]), back
+    return settled(way[-1]), back
 
 
 def _sharing(names: tuple | None = None) -> tuple:
@@ -178,7 +173,7 @@ def fits(length: int, size: int) -> bool:
     return all(part % size == 0 or (size % part == 0 and length % size == 0) for part in parts)
 
 
-def rule_by_matrix(rule: Callable, returns: bool = True) -> Callable:
+def rule_by_matrix(rule: Callable) -> Callable:
     """A leaf rule for matrices [..., m, n], shared out as by ``by_matrix``. Slots begin with the batch; p is not read.
 
     Each device works on whole matrices and their state, which an exchange brings where rows or columns are split:
@@ -188,7 +183,7 @@ def rule_by_matrix(rule: Callable, returns: bool = True) -> Callable:
     def shared(g, p, s, *slots):
         if math.prod(g.shape[:-2]) < 2:
             return rule(g, p, s, *slots)
-        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots, returns=returns)
+        return by_matrix(lambda g, *slots: rule(g, None, s, *slots), g, *slots)
 
     shared.__qualname__ = rule.__qualname__
     return shared

@@ -204,8 +204,8 @@ def batches_come_from_any_layout_without_a_gather():
 
 
 def blocks_come_from_any_layout_without_a_gather():
-    """Of a matrix whose parts end within blocks, also where devices do not divide its sides or those of blocks."""
-    for shape, size, filled in [((24, 40), 8, 1), ((44, 56), 6, 48 / 44)]:
+    """Of a matrix whose parts end within blocks, where devices do not divide its sides either, or whose blocks fit."""
+    for shape, size, filled in [((24, 40), 8, 1), ((44, 56), 6, 48 / 44), ((16, 64), 8, 1)]:
 
         def f(x, size=size):
             blocks, back = apart(x, size)
@@ -260,11 +260,20 @@ def results_lie_where_they_did():
 
 
 def blocks_stay_where_they_are():
-    """As many as devices, or more: of each of eight matrices only gradient, momentum and update are exchanged."""
-    for mesh, spec in [(ROW, P("fsdp")), (BOTH, P("fsdp", "data"))]:
+    """As many as devices, or more: of each of eight matrices only gradient, momentum and update are exchanged.
+
+    Once there and once back where rows are split by all axes in order; else they are so first, which is one exchange
+    or, in another order, two.
+    """
+    for mesh, spec, exchanges in [
+        (ROW, P("fsdp"), 1),
+        (BOTH, P(("data", "fsdp")), 1),
+        (TYPED, P("fsdp", "data"), 2),
+        (BOTH, P("fsdp", "data"), 3),
+    ]:
         text, *_ = step_of(in_blocks, mesh, {f"layer{i}": (32, 32) for i in range(8)}, spec)
         moved = results(text, "all-to-all|collective-permute")
-        assert sum(n for n in moved if n > 8) == 8 * 3 * 32 * 32 / 8
+        assert sum(n for n in moved if n > 8) == exchanges * 8 * 3 * 32 * 32 / 8, (mesh, spec)
         assert max(results(text, GATHERS)) <= 16  # one number a block
 
 

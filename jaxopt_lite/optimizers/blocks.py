@@ -38,7 +38,6 @@ def in_blocks(rule: Callable, size: int) -> Callable:
             u, _, _, *slots = shares.rule_by_matrix(of_matrices)(g, None, s, m, other, *slots)
             return u, *slots
         a, b = sides(g.shape, size)
-        g, m = settled(g), settled(m)  # else the moments would be worked out where blocks are, and gathered
 
         def of_filled(g, p, s, m, other, *slots):
             u, *slots = rule(s, *jax.tree.map(lambda x: x[..., :a, :b], (g, m, other)), *slots)
@@ -46,9 +45,7 @@ def in_blocks(rule: Callable, size: int) -> Callable:
 
         cut = lambda x: x if x.ndim > g.ndim else apart(x, size)[0]
         blocks, back = apart(g, size)
-        # As many blocks of one matrix as devices, or a multiple, lie where they are worked on: nothing returns.
-        returns = g.ndim > 2 or not (fit(g.shape, size) and shares.has_batch(blocks))
-        shared = shares.rule_by_matrix(of_filled, returns)
+        shared = shares.rule_by_matrix(of_filled)
         u, _, _, *slots = shared(blocks, None, s, *jax.tree.map(cut, (m, other)), *slots)
         return back(u), *slots
 
@@ -84,31 +81,30 @@ def from_blocks(blocks: Array, shape: tuple[int, ...]) -> Array:
 
 
 def apart(x: Array, size: int) -> tuple[Array, Callable]:
-    """``to_blocks`` and what undoes it, of which XLA would gather x where blocks do not ``fit``.
-
-    Then some may have a few more zeros.
-    """
-    if fit(x.shape, size):
+    """``to_blocks`` and what undoes it, of which XLA would gather x on a mesh. There sides may be filled up further."""
+    if not shares.on_mesh() or max(x.shape[-2:]) <= size:
         return to_blocks(x, size), lambda blocks: from_blocks(blocks, x.shape)
     a, b = sides(x.shape, size)
-    if shares.fits(x.shape[-2], a):  # columns are what must be whole
-        cut, undo = _while_whole(jnp.swapaxes(x, -2, -1), b, a)
+    if x.shape[-2] > a:
+        cut, back = _rows_apart(x, a, b)
+    else:  # one row of blocks
+        cut, undo = _rows_apart(jnp.swapaxes(x, -2, -1), b, a)
         other = lambda y: jnp.moveaxis(y, (-4, -3), (-2, -1))
         cut, back = other(cut), lambda y: jnp.swapaxes(undo(other(y)), -2, -1)
-    else:
-        cut, back = _while_whole(x, a, b)
     return _in_one_row(cut), lambda blocks: back(_in_rows(blocks, cut.shape[-4]))
 
 
-def _while_whole(x: Array, a: int, b: int) -> tuple[Array, Callable]:
-    """[..., m, n] as [..., rows, a, columns, b], and what undoes it; each axis is cut while devices hold it whole.
+def _rows_apart(x: Array, a: int, b: int) -> tuple[Array, Callable]:
+    """[..., m, n] as [..., rows, a, columns, b], and what undoes it; blocks may not end within a device's part.
 
-    For that each gets some rows, [m/devices, n], unless the columns fit, and cuts them into [m/devices, columns, b];
-    then it gets some columns of each block, [m, columns, b/devices], and cuts them.
+    So each device gets some rows, [m/devices, n], which it cuts into [m/devices, columns, b]; and if these do not fit
+    then some columns of each block, [m, columns, b/devices].
     """
     m, n = x.shape[-2:]
-    some_rows, from_rows = (x, lambda y: y) if shares.fits(n, b) else _shared(x, -2)
-    some_columns, from_columns = _shared(_cut(some_rows, -1, b), -1)
+    fits = shares.fits(m, a) and m % shares.devices() == 0
+    some_rows, from_rows = _shared(x, -2) if fits or n > b else (x, lambda y: y)
+    bands = _cut(some_rows, -1, b)
+    some_columns, from_columns = (bands, lambda y: y) if fits else _shared(bands, -1)
 
     def back(y):
         y = filled(_joined(y, -3, m), -3, some_rows.shape[-2])
