@@ -166,10 +166,9 @@ def fits(length: int, size: int) -> bool:
     if length <= size or not on_mesh():
         return True
     mesh = jax.sharding.get_abstract_mesh()
-    some = [
-        names for k in range(len(mesh.axis_names)) for names in itertools.combinations(mesh.axis_names, k + 1)
-    ]
-    parts = [length // count(mesh, names) for names in some if length % count(mesh, names) == 0]
+    some = [names for k in range(len(mesh.shape)) for names in itertools.combinations(mesh.shape, k + 1)]
+    cuts = {count(mesh, names) for names in some} - {1}
+    parts = [length // cut for cut in cuts if length % cut == 0]
     return all(part % size == 0 or (size % part == 0 and length % size == 0) for part in parts)
 
 

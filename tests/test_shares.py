@@ -70,3 +70,8 @@ def test_which_blocks_end_where_axes_cut(length, size, expected):
     with jax.sharding.use_abstract_mesh(AbstractMesh((2, 4), ("data", "fsdp"))):
         assert fits(length, size) == expected
     assert fits(length, size)
+
+
+def test_an_axis_without_parts_cuts_nothing():
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 8), ("data", "fsdp"))):
+        assert fits(25, 8)
