@@ -192,7 +192,7 @@ def come_from_any_layout_without_a_gather(f, shape, filled=1.0):
         kept = filled * share if share > x.size / 8 else 0
         assert max(results(text, GATHERS), default=0) <= kept, place
         equivalent(y, place)
-        np.testing.assert_allclose(y, f(x), rtol=1e-5)
+        np.testing.assert_allclose(y, f(x), rtol=1e-6)
         yield place, text
 
 
