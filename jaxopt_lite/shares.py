@@ -88,8 +88,10 @@ def in_shares(f: Callable, axis: int, names: tuple | None = None) -> Callable:
     return shared if names else local
 
 
-def moved(x: jax.Array, axis: int, names: tuple | None = None) -> tuple[jax.Array, Callable]:
+def moved(x: jax.Array, axis: int, names: tuple | None = None, parts: int = 0) -> tuple[jax.Array, Callable]:
     """x in shares along ``axis`` as of ``in_shares``, and what takes such an array back to where x lies.
+
+    If ``parts`` are given only those mesh axes that make so many, the first ones, have to share, and free ones may.
 
     One mesh axis after the other gets its place; what is whole on one is cut first, which costs nothing.
 
@@ -97,18 +99,38 @@ def moved(x: jax.Array, axis: int, names: tuple | None = None) -> tuple[jax.Arra
     So all that lose theirs to those whose turn it is get one behind them at once.
     """
     axis, names = axis % x.ndim, _sharing(names)
+    last = _counts(names).index(parts) if parts else len(names)
     way = [x]
-    for first in range(len(names) + 1):
+    for first in range(last + 1):
         way.append(split(settled(way[-1]), axis, names, first))
 
     def back(y):
-        y = split(y, axis, names, len(names))
+        y = split(y, axis, names, last)
         for stop in reversed(way[:-1]):
             # The barrier is where the compiler can put y before it goes on.
             y = alike(stop, jax.lax.optimization_barrier(loose(y)))
         return y
 
     return settled(way[-1]), back
+
+
+def grid(rows: int, columns: int) -> tuple[int, tuple] | None:
+    """Into how many parts outer mesh axes split rows of blocks, and which inner ones split columns of them.
+
+    If there is a way that gives each device an equal run of blocks as they are counted, row by row.
+    """
+    names = _sharing()
+    for k, outer in enumerate(_counts(names)):
+        inner = devices() // outer
+        if rows % outer == 0 and columns % inner == 0 and (inner == 1 or outer == rows):
+            return outer, names[k:]
+    return None
+
+
+def _counts(names: tuple) -> list[int]:
+    """Into how many parts none, one, two ... of these mesh axes split a dimension."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return [count(mesh, names[:k]) for k in range(len(names) + 1)]
 
 
 def _sharing(names: tuple | None = None) -> tuple:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
 
-from jaxopt_lite.shares import _sharers, by_matrix, divided, fits, on_mesh, share_out
+from jaxopt_lite.shares import _sharers, by_matrix, divided, fits, grid, on_mesh, share_out
 
 
 def run_on_eight_devices(what):
@@ -75,3 +75,19 @@ def test_which_blocks_end_where_axes_cut(length, size, expected):
 def test_an_axis_without_parts_cuts_nothing():
     with jax.sharding.use_abstract_mesh(AbstractMesh((1, 8), ("data", "fsdp"))):
         assert fits(25, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [
+        (16, 3, (8, ())),  # whole rows of blocks
+        (2, 8, (2, ("fsdp",))),  # a quarter of one
+        (1, 16, (1, ("data", "fsdp"))),
+        (2, 6, None),
+        (4, 4, None),  # an axis would have to split both
+        (3, 8, None),
+    ],
+)
+def test_equal_runs_of_blocks(rows, columns, expected):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2, 4), ("data", "fsdp"))):
+        assert grid(rows, columns) == expected

@@ -82,16 +82,26 @@ def from_blocks(blocks: Array, shape: tuple[int, ...]) -> Array:
 
 def apart(x: Array, size: int) -> tuple[Array, Callable]:
     """``to_blocks`` and what undoes it, of which XLA would gather x on a mesh. There sides may be filled up further."""
-    if not shares.on_mesh() or max(x.shape[-2:]) <= size:
+    (m, n), (a, b) = x.shape[-2:], sides(x.shape, size)
+    if not shares.on_mesh() or (m, n) == (a, b):
         return to_blocks(x, size), lambda blocks: from_blocks(blocks, x.shape)
-    a, b = sides(x.shape, size)
-    if x.shape[-2] > a:
+    grid = shares.grid(m // a, n // b) if m % a == n % b == 0 else None
+    if grid is not None:
+        return _in_grid(x, size, *grid)
+    if m > a:
         cut, back = _rows_apart(x, a, b)
     else:  # one row of blocks
         cut, undo = _rows_apart(jnp.swapaxes(x, -2, -1), b, a)
         other = lambda y: jnp.moveaxis(y, (-4, -3), (-2, -1))
         cut, back = other(cut), lambda y: jnp.swapaxes(undo(other(y)), -2, -1)
     return _in_one_row(cut), lambda blocks: back(_in_rows(blocks, cut.shape[-4]))
+
+
+def _in_grid(x: Array, size: int, outer: int, inner: tuple) -> tuple[Array, Callable]:
+    """Where each device first gets the blocks that it has to work on; see ``shares.grid``."""
+    rows, from_rows = shares.moved(x, -2, parts=outer)
+    tiles, from_tiles = shares.moved(rows, -1, inner) if inner else (rows, lambda y: y)
+    return to_blocks(tiles, size), lambda blocks: from_rows(from_tiles(from_blocks(blocks, x.shape)))
 
 
 def _rows_apart(x: Array, a: int, b: int) -> tuple[Array, Callable]:

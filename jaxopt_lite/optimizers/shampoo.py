@@ -144,8 +144,8 @@ def shampoo(
     On a mesh call ``update`` under ``jax.set_mesh``: each device then works on whole blocks with their L, R and roots,
     its share, exchanged as in ``soap``. As many blocks as devices, or a multiple, stay where ``state_shardings`` puts
     them: only gradient and momentum travel, and Adam's direction where parts that devices hold may end within blocks.
-    Of a matrix of a shape of its own they do so in one exchange each way if rows are split by all mesh axes and fit,
-    else in two or three. Of one block and a shape of its own XLA gathers what the products need, every step.
+    Of a matrix of a shape of its own they do so in up to three exchanges each way; in none where devices hold just
+    their blocks. Of one block and a shape of its own XLA gathers what the products need, every step.
 
     # deviation from [2]: eigenvalues below the rounding error of the largest count as that error; and the roots
     # are used from the first step on.
