@@ -14,7 +14,7 @@ from jaxopt_lite.shares import _sharers, by_matrix, divided, fits, grid, on_mesh
 
 
 def run_on_eight_devices(what):
-    """One part of the script: the others are in test_alike.py, since files run beside each other."""
+    """One part of the script: test_alike.py and test_blocks.py run others, since files run beside each other."""
     script = pathlib.Path(__file__).with_name("mesh_shares.py")
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_lite import shares
-from jaxopt_lite.alike import settled
 from jaxopt_lite.optimizers.norms import rms
 from jaxopt_lite.types import Array
 
@@ -66,7 +65,7 @@ def norms(x: Array, size: int) -> Array:
     """Of each block, [..., blocks, 1, 1], taken where x lies."""
     a, b = sides(x.shape, size)
     each = norm(jnp.swapaxes(_cut(_cut(x, -1, b), -3, a), -3, -2))
-    return settled(each.reshape(*x.shape[:-2], -1, 1, 1))
+    return each.reshape(*x.shape[:-2], -1, 1, 1)
 
 
 def norm(x: Array) -> Array:
